@@ -1,0 +1,73 @@
+# Everything a developer runs, by name. `make help` lists the targets; CONTRIBUTING.md says more.
+
+PG ?= 15
+export PG
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test test-pg test-crates test-regress test-isolation test-client test-docs test-pgspot \
+        bench lint install package clean distclean
+
+help: ## this list
+	@echo 'make TARGET [PG=15|16|17|18]      PostgreSQL $(PG) is selected'
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## system packages, tools and a private PostgreSQL under target/
+	@scripts/setup
+
+build: setup ## build the extension and install it into the private PostgreSQL
+	@scripts/build
+
+demo: build ## from nothing to a running example: catalog, accounts, answers, row-level security
+	@scripts/cluster start
+	@PGOPTIONS='-c client_min_messages=warning' scripts/cluster psql -X -q -c 'DROP DATABASE IF EXISTS demo WITH (FORCE)' -c 'CREATE DATABASE demo'
+	@scripts/cluster psql -X -v ON_ERROR_STOP=1 -d demo -f examples/demo.sql
+	@echo
+	@echo 'Look around with: scripts/cluster psql $(PG) demo'
+
+test: build ## all tests on one PostgreSQL
+	@scripts/test
+
+test-pg: build ## those tests that depend on the PostgreSQL version
+	@scripts/test regress isolation client docs
+
+test-crates: setup ## tests of the crates, without a server
+	@scripts/test crates
+
+test-regress: build ## the SQL surface
+	@scripts/test regress
+
+test-isolation: build ## interleaved sessions
+	@scripts/test isolation
+
+test-client: build ## many connections, roles, errors
+	@scripts/test client
+
+test-docs: build ## the SQL in README.md and docs/
+	@scripts/test docs
+
+test-pgspot: build ## the install script, for security holes
+	@scripts/test pgspot
+
+bench: build ## measurements on one PostgreSQL
+	@scripts/cluster start
+	@scripts/cluster exec bench/run
+
+lint: setup ## formatting, warnings, shell scripts, where unsafe code may be
+	@scripts/lint
+
+install: ## install into the server of PG_CONFIG=/path/to/pg_config
+	@test -n '$(PG_CONFIG)' || { echo 'usage: make install PG_CONFIG=/path/to/pg_config' >&2; exit 2; }
+	@scripts/setup tools
+	@scripts/build --into '$(PG_CONFIG)'
+
+package: setup ## a tarball of the built extension in target/package
+	@scripts/build --package
+
+clean: ## stop and remove clusters and what cargo built; keep tools and servers
+	@for pg in 15 16 17 18; do scripts/cluster destroy $$pg; done
+	@rm -rf target/release target/debug target/test target/package
+
+distclean: clean ## also remove tools and servers
+	@test ! -L target/place || rm -rf "$$(readlink target/place)"
+	@rm -rf target

@@ -1,0 +1,366 @@
+//! Reading what decides about an account: its rows and its ancestors', the plan versions they name, the features.
+
+use crate::error::Error;
+use crate::pg::relations::Relations;
+use crate::pg::scan::{Condition, Order, Row, scan};
+use crate::pg::snapshot::ActiveSnapshot;
+use entitlements_model::amount::{Allowance, Amount};
+use entitlements_model::key::FeatureKey;
+use entitlements_model::kind::{Combine, Kind, OverrideMode, PlanKind, Status};
+use entitlements_model::plan::{FeatureId, PlanId, PlanVersion, PlanVersionId, Value};
+use entitlements_model::resolve::{Block, Feature, Holder, Override, Plans, Subscription};
+use entitlements_model::suggest;
+use entitlements_model::time::Time;
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use std::ops::ControlFlow;
+use std::str::FromStr;
+
+/// More generations of parents than define_account allows: a longer chain of rows was not written by the extension.
+pub const MOST_ANCESTORS: usize = 16;
+
+/// An account and the accounts it inherits from, with what they hold.
+pub struct Account {
+    /// None where no account has the key.
+    pub id: Option<i64>,
+    /// The account itself, its parent, and so on; empty where no account has the key.
+    pub lineage: Box<[Holder]>,
+}
+
+impl Account {
+    /// What a key that no account has stands for.
+    pub fn unknown() -> Self {
+        Self { id: None, lineage: Box::default() }
+    }
+
+    /// Bytes on the heap, roughly.
+    pub fn size(&self) -> usize {
+        let rows = |holder: &Holder| {
+            size_of::<Holder>()
+                + holder.subscriptions.capacity() * size_of::<Subscription>()
+                + holder.overrides.capacity() * (size_of::<Override>() + 64)
+                + holder.blocks.capacity() * size_of::<Block>()
+        };
+        self.lineage.iter().map(rows).sum()
+    }
+}
+
+/// Plans as they were read: versions for good, and which one is the latest for the present snapshot.
+#[derive(Default)]
+pub struct Catalog {
+    versions: HashMap<PlanVersionId, PlanVersion, RandomState>,
+    latest: HashMap<PlanId, Option<PlanVersionId>, RandomState>,
+    size: usize,
+}
+
+impl Catalog {
+    /// Bytes on the heap, roughly.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    pub fn forget_versions(&mut self) {
+        self.versions.clear();
+        self.latest.clear();
+        self.size = 0;
+    }
+
+    pub fn forget_snapshot(&mut self) {
+        self.latest.clear();
+    }
+}
+
+impl Plans for Catalog {
+    fn plan_version(&self, id: PlanVersionId) -> &PlanVersion {
+        &self.versions[&id]
+    }
+}
+
+/// Reads with one snapshot.
+pub struct Reader<'a> {
+    pub relations: Relations,
+    pub snapshot: ActiveSnapshot,
+    pub catalog: &'a mut Catalog,
+}
+
+/// A value that a NOT NULL constraint promises.
+fn present<T>(value: Option<T>) -> T {
+    value.expect("NOT NULL columns have values")
+}
+
+/// A word that a CHECK constraint promises to be one of a list.
+fn word<T: FromStr, const COLUMNS: usize>(row: &Row<'_, COLUMNS>, column: usize) -> T {
+    let read = row.text(column, |text| std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()));
+    present(read).expect("CHECK constraints allow known words only")
+}
+
+/// numeric as stored; `Infinity` is unlimited.
+fn allowance(text: &str) -> Allowance {
+    if text == "Infinity" {
+        return Allowance::Unlimited;
+    }
+    Allowance::Finite(Amount::from_str(text).expect("amounts were checked when they were written"))
+}
+
+impl Reader<'_> {
+    /// The account with this key and the rows that are still in force after `since`; with None also those that have ended.
+    pub fn account(&mut self, key: &[u8], since: Option<Time>) -> Result<Account, Error> {
+        let mut found = None;
+        scan(
+            &self.relations.accounts_by_key,
+            &[Condition::TextIs(2, key)],
+            Order::Any,
+            self.snapshot,
+            |row| {
+                found = Some((present(row.int8(0)), row.int8(1)));
+                ControlFlow::Break(())
+            },
+        );
+        match found {
+            None => Ok(Account::unknown()),
+            Some((id, parent)) => self.account_with(id, parent, since),
+        }
+    }
+
+    /// The account with this id and parent.
+    fn account_with(&mut self, id: i64, parent: Option<i64>, since: Option<Time>) -> Result<Account, Error> {
+        let mut lineage = vec![self.holder(id, since)];
+        let mut next = parent;
+        while let Some(ancestor) = next {
+            if lineage.len() > MOST_ANCESTORS {
+                return Err(Error::Installation(format!("account {id} has more than {MOST_ANCESTORS} ancestors")));
+            }
+            lineage.push(self.holder(ancestor, since));
+            next = None;
+            scan(
+                &self.relations.accounts_by_id,
+                &[Condition::Int8Is(0, ancestor)],
+                Order::Any,
+                self.snapshot,
+                |row| {
+                    next = row.int8(1);
+                    ControlFlow::Break(())
+                },
+            );
+        }
+        Ok(Account { id: Some(id), lineage: lineage.into() })
+    }
+
+    /// Calls `visit` with every account, in the order of their keys, and what is in force at `now` or later.
+    pub fn each_account(
+        &mut self,
+        now: Time,
+        mut visit: impl FnMut(&[u8], &Account, &Catalog),
+    ) -> Result<(), Error> {
+        let mut result = Ok(());
+        let relations = self.relations;
+        scan(&relations.accounts_by_key, &[], Order::Any, self.snapshot, |row| {
+            match self.account_with(present(row.int8(0)), row.int8(1), Some(now)) {
+                Ok(account) => {
+                    row.text(2, |key| visit(key, &account, self.catalog));
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    result = Err(error);
+                    ControlFlow::Break(())
+                }
+            }
+        });
+        result
+    }
+
+    /// What one account holds itself.
+    fn holder(&mut self, id: i64, since: Option<Time>) -> Holder {
+        let mut subscriptions = Vec::new();
+        let mut followers = Vec::new();
+        let conditions = [Condition::Int8Is(9, id), Condition::After(10, since.unwrap_or(Time::MIN))];
+        scan(
+            &self.relations.subscriptions_in_force,
+            if since.is_some() { &conditions } else { &conditions[..1] },
+            Order::Any,
+            self.snapshot,
+            |row| {
+                if row.int8(3).is_none() {
+                    followers.push((subscriptions.len(), PlanId(present(row.int4(2)))));
+                }
+                subscriptions.push(subscription(row));
+                ControlFlow::Continue(())
+            },
+        );
+        for (place, plan) in followers.into_iter().rev() {
+            match self.latest(plan) {
+                Some(version) => subscriptions[place].plan_version = version,
+                // The foreign key keeps the plan; a plan without a published version gives nothing.
+                None => drop(subscriptions.remove(place)),
+            }
+        }
+        for subscription in &subscriptions {
+            self.version(subscription.plan_version);
+        }
+        Holder { subscriptions, overrides: self.overrides(id), blocks: self.blocks(id) }
+    }
+
+    fn overrides(&self, account: i64) -> Vec<Override> {
+        let mut overrides = Vec::new();
+        scan(
+            &self.relations.overrides_live,
+            &[Condition::Int8Is(7, account)],
+            Order::Any,
+            self.snapshot,
+            |row| {
+                overrides.push(Override {
+                    id: present(row.int8(0)),
+                    feature: FeatureId(present(row.int4(1))),
+                    mode: word::<OverrideMode, _>(row, 2),
+                    value: value(row, 3, false),
+                    expires_at: present(row.time(6)),
+                });
+                ControlFlow::Continue(())
+            },
+        );
+        overrides
+    }
+
+    fn blocks(&self, account: i64) -> Vec<Block> {
+        let mut blocks = Vec::new();
+        scan(
+            &self.relations.blocks_live,
+            &[Condition::Int8Is(2, account)],
+            Order::Any,
+            self.snapshot,
+            |row| {
+                blocks.push(Block { id: present(row.int8(0)), feature: row.int4(1).map(FeatureId) });
+                ControlFlow::Continue(())
+            },
+        );
+        blocks
+    }
+
+    /// The plan's version that subscriptions to the latest one hold.
+    pub fn latest(&mut self, plan: PlanId) -> Option<PlanVersionId> {
+        if let Some(known) = self.catalog.latest.get(&plan) {
+            return *known;
+        }
+        let mut latest = None;
+        scan(
+            &self.relations.plan_versions_of_plan,
+            &[Condition::Int4Is(1, plan.0)],
+            Order::Descending,
+            self.snapshot,
+            |row| {
+                latest = row.int8(0).map(PlanVersionId);
+                ControlFlow::Break(())
+            },
+        );
+        self.catalog.latest.insert(plan, latest);
+        latest
+    }
+
+    /// Makes sure that the catalog has the version.
+    pub fn version(&mut self, id: PlanVersionId) {
+        if self.catalog.versions.contains_key(&id) {
+            return;
+        }
+        let mut header = None;
+        scan(
+            &self.relations.plan_versions,
+            &[Condition::Int8Is(0, id.0)],
+            Order::Any,
+            self.snapshot,
+            |row| {
+                header = Some((word::<PlanKind, _>(row, 2), present(row.int4(3))));
+                ControlFlow::Break(())
+            },
+        );
+        let (kind, rank) = header.expect("foreign keys keep plan versions");
+        let mut features = Vec::new();
+        let mut size = size_of::<PlanVersion>() + 32;
+        // The index is on (plan_version_id, feature_id), so features arrive sorted by id as PlanVersion wants them.
+        scan(
+            &self.relations.plan_features,
+            &[Condition::Int8Is(6, id.0)],
+            Order::Any,
+            self.snapshot,
+            |row| {
+                let value = present(value(row, 2, present(row.bool(5))));
+                size += size_of::<(FeatureId, Value)>();
+                if let Value::Config(json) = &value {
+                    size += json.len();
+                }
+                features.push((FeatureId(present(row.int4(0))), value));
+                ControlFlow::Continue(())
+            },
+        );
+        self.catalog.versions.insert(id, PlanVersion { id, kind, rank, features });
+        self.catalog.size += size;
+    }
+
+    /// The feature with this key.
+    pub fn feature(&self, key: &[u8]) -> Result<(FeatureKey, Feature), Error> {
+        let mut found = None;
+        scan(
+            &self.relations.features_by_key,
+            &[Condition::TextIs(3, key)],
+            Order::Any,
+            self.snapshot,
+            |row| {
+                found = Some(feature(row));
+                ControlFlow::Break(())
+            },
+        );
+        found.ok_or_else(|| self.unknown_feature(key))
+    }
+
+    /// All features, by key.
+    pub fn features(&self) -> Vec<(FeatureKey, Feature)> {
+        let mut features = Vec::new();
+        scan(&self.relations.features_by_key, &[], Order::Any, self.snapshot, |row| {
+            features.push(feature(row));
+            ControlFlow::Continue(())
+        });
+        features
+    }
+
+    #[cold]
+    fn unknown_feature(&self, key: &[u8]) -> Error {
+        let feature = String::from_utf8_lossy(key).into_owned();
+        let known = self.features();
+        let nearest = suggest::nearest(&feature, known.iter().map(|(key, _)| key.as_str()), 3);
+        let nearest = nearest.into_iter().map(str::to_owned).collect();
+        Error::UnknownFeature { feature, nearest }
+    }
+}
+
+fn subscription(row: &Row<'_, 11>) -> Subscription {
+    Subscription {
+        row_id: present(row.int8(0)),
+        id: present(row.int8(1)),
+        plan_version: PlanVersionId(row.int8(3).unwrap_or(0)),
+        status: word::<Status, _>(row, 4),
+        quantity: u32::try_from(present(row.int4(5))).expect("quantities are positive"),
+        starts_at: present(row.time(6)),
+        ends_at: present(row.time(7)),
+        grace_until: row.time(8),
+    }
+}
+
+fn feature(row: &Row<'_, 5>) -> (FeatureKey, Feature) {
+    let key = present(row.text(3, |text| FeatureKey::parse(&String::from_utf8_lossy(text))));
+    let feature = Feature {
+        id: FeatureId(present(row.int4(0))),
+        kind: word::<Kind, _>(row, 1),
+        combine: word::<Combine, _>(row, 2),
+    };
+    (key.expect("keys were checked when they were written"), feature)
+}
+
+/// The value in the columns enabled, config and amount, of which `first` is the first.
+fn value<const COLUMNS: usize>(row: &Row<'_, COLUMNS>, first: usize, per_unit: bool) -> Option<Value> {
+    if let Some(enabled) = row.bool(first) {
+        return Some(Value::Flag(enabled));
+    }
+    if let Some(json) = row.jsonb(first + 1) {
+        return Some(Value::Config(json.into()));
+    }
+    row.numeric(first + 2).map(|amount| Value::Metered { allowance: allowance(&amount), per_unit })
+}

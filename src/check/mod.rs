@@ -1,0 +1,8 @@
+//! The check path: may this account do that, by what its rows say in the snapshot of the query that asks.
+//!
+//! `memo` remembers what the present snapshot has shown, `load` reads it from the tables, `functions` are what SQL calls;
+//! the functions that are called for each row of a scan enter through `pg::entry`.
+
+pub mod functions;
+pub mod load;
+pub mod memo;

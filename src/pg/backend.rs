@@ -1,0 +1,66 @@
+//! State of the backend process: statics that are safe because a backend has one thread and never re-enters them.
+
+use std::cell::{Cell, UnsafeCell};
+
+/// A value of this backend, lent out to one borrower at a time.
+///
+/// Reached without the cost of thread-local storage, which a check that runs for each row of a scan would feel. A panic or an
+/// ERROR inside `with` unwinds through it and gives the value back.
+pub struct BackendLocal<T> {
+    value: UnsafeCell<Option<T>>,
+    lent: Cell<bool>,
+    make: fn() -> T,
+}
+
+// SAFETY: PostgreSQL backends are single-threaded; nothing of this library starts a thread.
+unsafe impl<T> Sync for BackendLocal<T> {}
+
+struct Loan<'a>(&'a Cell<bool>);
+
+impl Drop for Loan<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+impl<T> BackendLocal<T> {
+    pub const fn new(make: fn() -> T) -> Self {
+        Self { value: UnsafeCell::new(None), lent: Cell::new(false), make }
+    }
+
+    /// Runs `work` on the value, made at the first use. `work` must not come back here; that is a defect and panics.
+    #[inline(always)]
+    pub fn with<R>(&'static self, work: impl FnOnce(&mut T) -> R) -> R {
+        assert!(!self.lent.replace(true), "a backend value is already lent");
+        let _loan = Loan(&self.lent);
+        // SAFETY: `lent` was false, so no other reference to the value exists; it stays true until `_loan` is dropped, after
+        // the last use of this one.
+        let slot = unsafe { &mut *self.value.get() };
+        work(slot.get_or_insert_with(self.make))
+    }
+}
+
+/// A flag that callbacks of the server raise and ordinary code reads and lowers; raising never fails.
+pub struct BackendFlag(Cell<bool>);
+
+// SAFETY: as for BackendLocal.
+unsafe impl Sync for BackendFlag {}
+
+impl BackendFlag {
+    pub const fn raised() -> Self {
+        Self(Cell::new(true))
+    }
+
+    #[inline(always)]
+    pub fn is_raised(&self) -> bool {
+        self.0.get()
+    }
+
+    pub fn raise(&self) {
+        self.0.set(true);
+    }
+
+    pub fn lower(&self) {
+        self.0.set(false);
+    }
+}

@@ -1,0 +1,107 @@
+//! Functions that SQL calls for each row: written against the call convention itself, without conversions or allocations.
+
+use super::arguments::Arguments;
+use super::error::or_raise;
+use super::values;
+use crate::check::memo::{AccountName, CallSite, MEMO};
+use crate::check::functions;
+use crate::error::Error;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+/// How an account argument of an SQL type is read.
+trait AccountType {
+    /// # Safety
+    /// `datum` is a valid, non-NULL value of the type.
+    unsafe fn read<R>(datum: pg_sys::Datum, use_name: impl FnOnce(AccountName<'_>) -> R) -> R;
+}
+
+struct Text;
+
+impl AccountType for Text {
+    #[inline(always)]
+    unsafe fn read<R>(datum: pg_sys::Datum, use_name: impl FnOnce(AccountName<'_>) -> R) -> R {
+        // SAFETY: by contract a text.
+        unsafe { values::with_text(datum, |text| use_name(AccountName::Text(text))) }
+    }
+}
+
+struct Uuid;
+
+impl AccountType for Uuid {
+    #[inline(always)]
+    unsafe fn read<R>(datum: pg_sys::Datum, use_name: impl FnOnce(AccountName<'_>) -> R) -> R {
+        // SAFETY: by contract a uuid, which is a pointer to 16 bytes.
+        use_name(AccountName::Uuid(unsafe { *datum.cast_mut_ptr::<[u8; 16]>() }))
+    }
+}
+
+struct Bigint;
+
+impl AccountType for Bigint {
+    #[inline(always)]
+    unsafe fn read<R>(datum: pg_sys::Datum, use_name: impl FnOnce(AccountName<'_>) -> R) -> R {
+        use_name(AccountName::Bigint(datum.value() as i64))
+    }
+}
+
+/// Whether the account (argument 0) is granted the feature (argument 1).
+///
+/// # Safety
+/// Argument 0 is of the SQL type that `A` stands for, argument 1 text.
+#[inline(always)]
+unsafe fn granted<A: AccountType>(arguments: &mut Arguments) -> Result<bool, Error> {
+    // SAFETY: by contract.
+    unsafe {
+        let Some(feature) = arguments.get(1) else {
+            return Err(Error::argument("feature", "it is NULL"));
+        };
+        let site = arguments.call_site(|arguments| CallSite::new(arguments.is_constant(1)));
+        values::with_text(feature, |feature| match arguments.get(0) {
+            Some(account) => {
+                A::read(account, |account| MEMO.with(|memo| memo.granted(account, feature, &mut *site)))
+            }
+            None => MEMO.with(|memo| memo.known(feature, &mut *site)).map(|()| false),
+        })
+    }
+}
+
+/// # Safety
+/// As for [`granted`].
+unsafe fn required<A: AccountType>(arguments: &mut Arguments) -> Result<bool, Error> {
+    // SAFETY: by contract.
+    unsafe {
+        if granted::<A>(arguments)? {
+            return Ok(true);
+        }
+        let account = arguments.get(0).map(|account| A::read(account, |name| name.to_key()));
+        let feature = arguments.get(1).map(|feature| values::with_text(feature, <[u8]>::to_vec));
+        Err(functions::denial(account.as_deref(), feature.as_deref().unwrap_or_default()))
+    }
+}
+
+/// A version-1 function: the symbol and the record that the server asks for by name.
+macro_rules! sql_function {
+    ($name:ident, $record:ident, $body:expr) => {
+        #[pg_guard]
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $name(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+            // SAFETY: the server calls this with the arguments that CREATE FUNCTION declares.
+            let answer = unsafe { $body(&mut Arguments::new(fcinfo)) };
+            pg_sys::Datum::from(or_raise(answer))
+        }
+
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $record() -> &'static pg_sys::Pg_finfo_record {
+            const VERSION_1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+            &VERSION_1
+        }
+    };
+}
+
+sql_function!(entitled_text, pg_finfo_entitled_text, granted::<Text>);
+sql_function!(entitled_uuid, pg_finfo_entitled_uuid, granted::<Uuid>);
+sql_function!(entitled_bigint, pg_finfo_entitled_bigint, granted::<Bigint>);
+sql_function!(require_text, pg_finfo_require_text, required::<Text>);
+sql_function!(require_uuid, pg_finfo_require_uuid, required::<Uuid>);
+sql_function!(require_bigint, pg_finfo_require_bigint, required::<Bigint>);

@@ -1,0 +1,71 @@
+//! Raising errors with the SQLSTATEs of class NE, which the closed enumeration of pgrx does not have.
+
+use crate::error::Error;
+use pgrx::pg_sys;
+use std::ffi::{CString, c_char, c_int};
+
+unsafe extern "C-unwind" {
+    fn errstart(level: c_int, domain: *const c_char) -> bool;
+    fn errcode(sqlstate: c_int) -> c_int;
+    fn errmsg_internal(format: *const c_char, ...) -> c_int;
+    fn errdetail_internal(format: *const c_char, ...) -> c_int;
+    fn errhint(format: *const c_char, ...) -> c_int;
+    fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
+}
+
+/// SQLSTATE as elog.h's MAKE_SQLSTATE packs it: six bits a character.
+fn packed(sqlstate: &str) -> c_int {
+    sqlstate.bytes().rev().fold(0, |code, byte| (code << 6) | ((c_int::from(byte) - c_int::from(b'0')) & 0x3F))
+}
+
+/// A copy in the current memory context, which the abort of the transaction frees. NUL bytes end C strings: they are left out.
+fn in_memory_context(text: &str) -> *const c_char {
+    let text = CString::new(text.replace('\0', "")).unwrap_or_default();
+    // SAFETY: pstrdup copies a NUL-terminated string.
+    unsafe { pg_sys::pstrdup(text.as_ptr()) }
+}
+
+/// Raises `error` as an ERROR of this transaction.
+///
+/// Called last in a function that SQL calls, when none of its values are left to drop: errfinish leaves by a long jump.
+pub fn raise(error: Error) -> ! {
+    let sqlstate = packed(error.sqlstate());
+    let message = in_memory_context(&error.to_string());
+    let detail = error.detail().map_or(std::ptr::null(), |detail| in_memory_context(&detail));
+    let hint = error.hint().map_or(std::ptr::null(), |hint| in_memory_context(&hint));
+    drop(error);
+    // SAFETY: the sequence that ereport() expands to. The strings live in a memory context. No value with a destructor is
+    // alive in this frame, and by contract in none up to the server's.
+    unsafe {
+        if errstart(pg_sys::elog::PgLogLevel::ERROR as c_int, std::ptr::null()) {
+            errcode(sqlstate);
+            errmsg_internal(c"%s".as_ptr(), message);
+            if !detail.is_null() {
+                errdetail_internal(c"%s".as_ptr(), detail);
+            }
+            if !hint.is_null() {
+                errhint(c"%s".as_ptr(), hint);
+            }
+            errfinish(c"entitlements".as_ptr(), 0, c"raise".as_ptr());
+        }
+    }
+    unreachable!("errfinish does not return from an ERROR")
+}
+
+/// The value, or the error raised.
+pub fn or_raise<T>(result: Result<T, Error>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => raise(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn sqlstates_are_packed_as_the_server_does() {
+        // elog.h: ERRCODE_SUCCESSFUL_COMPLETION 00000 is 0; P0001 (raise_exception) is 16777248 + … as psql's \errverbose shows.
+        assert_eq!(super::packed("00000"), 0);
+        assert_eq!(super::packed("01000"), 64);
+    }
+}

@@ -1,0 +1,18 @@
+//! All contact with the server that Rust cannot check: the only place of `unsafe` and of `pg_sys`.
+//!
+//! Each module wraps one thing of the server in an interface that safe code cannot misuse, and says in a SAFETY line why each
+//! block is sound. Everything runs on the backend's one thread.
+
+pub mod arguments;
+pub mod backend;
+pub mod callbacks;
+pub mod composite;
+pub mod entry;
+pub mod error;
+pub mod relations;
+pub mod scan;
+pub mod session;
+pub mod settings;
+pub mod snapshot;
+pub mod support;
+pub mod values;

@@ -1,0 +1,114 @@
+//! What the tests from outside share: a database of their own with the extension installed, connections to it as any role,
+//! and assertions on SQLSTATE.
+//!
+//! The server is named by the usual variables PGHOST, PGPORT and PGUSER (`scripts/cluster env` prints them); the user must
+//! be a superuser. Each test makes its own database and drops it at the end, so tests run side by side.
+
+use postgres::error::DbError;
+use postgres::types::ToSql;
+use postgres::{Client, Config, NoTls, Row};
+use std::env;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The server's address as the environment gives it, without a database.
+fn server() -> Config {
+    let mut config = Config::new();
+    config.host(&env::var("PGHOST").expect("PGHOST names the test server (see scripts/cluster env)"));
+    if let Ok(port) = env::var("PGPORT") {
+        config.port(port.parse().expect("PGPORT is a port number"));
+    }
+    config.user(&env::var("PGUSER").unwrap_or_else(|_| "postgres".to_owned()));
+    config
+}
+
+/// A database of the test's own with the extension created in it; dropped with the value.
+pub struct Database {
+    name: String,
+}
+
+impl Database {
+    /// A new database with the extension.
+    pub fn new() -> Self {
+        let database = Self::bare();
+        database.connect().batch_execute("CREATE EXTENSION entitlements").expect("the extension installs");
+        database
+    }
+
+    /// A new database without the extension.
+    pub fn bare() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("entitlements_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let mut client = server().dbname("postgres").connect(NoTls).expect("the test server accepts connections");
+        client.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).expect("a leftover can be dropped");
+        client
+            .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'"))
+            .expect("a database can be created");
+        Self { name }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A connection as the superuser the environment names.
+    pub fn connect(&self) -> Client {
+        self.config().connect(NoTls).expect("the database accepts connections")
+    }
+
+    /// A connection as `role`, which must have LOGIN.
+    pub fn connect_as(&self, role: &str) -> Client {
+        self.config().user(role).connect(NoTls).expect("the role may connect")
+    }
+
+    /// How to reach this database.
+    pub fn config(&self) -> Config {
+        let mut config = server();
+        config.dbname(&self.name);
+        config
+    }
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if let Ok(mut client) = server().dbname("postgres").connect(NoTls) {
+            let _ = client.batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
+        }
+    }
+}
+
+/// The one value of the one row `sql` gives.
+pub fn one<T>(client: &mut Client, sql: &str, params: &[&(dyn ToSql + Sync)]) -> T
+where
+    T: for<'a> postgres::types::FromSql<'a>,
+{
+    row(client, sql, params).get(0)
+}
+
+/// The one row `sql` gives.
+pub fn row(client: &mut Client, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Row {
+    client.query_one(sql, params).unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+}
+
+/// The error `sql` raises; it is a failure of the test if it raises none.
+pub fn refused(client: &mut Client, sql: &str, params: &[&(dyn ToSql + Sync)]) -> DbError {
+    match client.query(sql, params) {
+        Ok(rows) => panic!("{sql}: gave {} rows where an error was due", rows.len()),
+        Err(error) => match error.as_db_error() {
+            Some(refusal) => refusal.clone(),
+            None => panic!("{sql}: {error:?}"),
+        },
+    }
+}
+
+/// Asserts that `sql` is refused with `sqlstate`, and gives the error for a closer look.
+pub fn refused_with(client: &mut Client, sqlstate: &str, sql: &str, params: &[&(dyn ToSql + Sync)]) -> DbError {
+    let error = refused(client, sql, params);
+    assert_eq!(error.code().code(), sqlstate, "{sql}: {error:?}");
+    error
+}
