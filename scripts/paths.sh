@@ -19,10 +19,13 @@ esac
 export PGRX_HOME=$target/pgrx
 umask 022
 
-# The user that runs the server: the caller, or for root somebody without rights.
+# The user that runs the server: the caller, or for root somebody without rights. An existing cluster keeps its user:
+# postgres may have come to the machine after the cluster was made.
 server_user() {
     if [ "$EUID" -ne 0 ]; then
         id -un
+    elif [ -d "$(cluster_dir)/data" ]; then
+        stat -c %U "$(cluster_dir)/data"
     elif getent passwd postgres >/dev/null; then
         echo postgres
     else

@@ -2,11 +2,12 @@
 
 CREATE TABLE entitlements.audit_chains (
     chain_id  bigint PRIMARY KEY,
-    last_seq  bigint NOT NULL CHECK (last_seq > 0),
+    last_seq  bigint NOT NULL CHECK (last_seq >= 0),
     last_hash bytea NOT NULL CHECK (octet_length(last_hash) = 32)
 );
 COMMENT ON TABLE entitlements.audit_chains IS
     'The newest entry of each chain, so that one removed from the end is missed. Its row lock makes changes to one account, and to the catalog, take turns.';
+COMMENT ON COLUMN entitlements.audit_chains.last_seq IS 'Number of entries; 0 = none yet, and last_hash is zero bytes';
 COMMENT ON COLUMN entitlements.audit_chains.chain_id IS 'The account''s id; 0 = the catalog, whose last_seq is the catalog''s revision';
 
 CREATE TABLE entitlements.audit_log (

@@ -2,6 +2,8 @@
 //!
 //! docs/errors.md lists the codes; a test compares it with this file.
 
+use entitlements_model::catalog;
+use entitlements_model::fault::Fault;
 use entitlements_model::kind::{Kind, Reason};
 use serde_json::{Value, json};
 use thiserror::Error as ThisError;
@@ -29,8 +31,11 @@ pub enum Error {
     #[error("invalid {argument}: {fault}")]
     InvalidArgument { argument: &'static str, fault: String, hint: Option<String> },
 
-    #[error("invalid catalog document: {} fault{}", faults.len(), if faults.len() == 1 { "" } else { "s" })]
-    InvalidDocument { faults: Vec<(String, String)> },
+    #[error("invalid catalog document: {}", summary(faults))]
+    InvalidDocument { faults: Vec<Fault> },
+
+    #[error("the catalog document conflicts with what is published: {}", summary(faults))]
+    DocumentConflict { faults: Vec<Fault> },
 
     #[error("{message}")]
     Conflict { message: String, hint: String },
@@ -58,6 +63,16 @@ fn shortened(text: &str) -> String {
     }
 }
 
+/// The first fault in full, and how many there are.
+fn summary(faults: &[Fault]) -> String {
+    let first = faults.first().map_or_else(String::new, |fault| format!("{}: {}", shortened(&fault.path), shortened(&fault.fault)));
+    match faults.len() {
+        0 | 1 => first,
+        2 => format!("{first} (and 1 more fault)"),
+        count => format!("{first} (and {} more faults)", count - 1),
+    }
+}
+
 fn did_you_mean(nearest: &[String]) -> Option<String> {
     let quoted: Vec<String> = nearest.iter().map(|known| format!("\"{known}\"")).collect();
     (!quoted.is_empty()).then(|| format!("Perhaps you meant {}.", quoted.join(" or ")))
@@ -77,7 +92,7 @@ impl Error {
             Self::UnknownAccount { .. } => "NE006",
             Self::InvalidArgument { .. } => "NE007",
             Self::InvalidDocument { .. } => "NE008",
-            Self::Conflict { .. } => "NE009",
+            Self::Conflict { .. } | Self::DocumentConflict { .. } => "NE009",
             Self::UnknownRow { .. } => "NE010",
             Self::Installation(_) => "NE011",
             Self::Internal(_) => "XX000",
@@ -111,6 +126,9 @@ impl Error {
             }
             Self::InvalidArgument { hint, .. } => hint.clone(),
             Self::InvalidDocument { .. } => Some("DETAIL lists each fault with its JSON path; nothing was written.".to_owned()),
+            Self::DocumentConflict { .. } => Some(
+                "What customers bought does not change: use another key. DETAIL lists each conflict; nothing was written.".to_owned(),
+            ),
             Self::Conflict { hint, .. } => Some(hint.clone()),
             Self::Installation(_) => Some("ALTER EXTENSION entitlements UPDATE, or see entitlements.doctor().".to_owned()),
             Self::WrongKind { .. } | Self::UnknownRow { .. } | Self::Internal(_) => None,
@@ -128,9 +146,9 @@ impl Error {
             Self::UnknownPlan { plan, nearest } => json!({"plan": shortened(plan), "nearest": nearest}),
             Self::UnknownPlanVersion { plan, version } => json!({"plan": plan, "version": version}),
             Self::UnknownAccount { account } => json!({"account": shortened(account)}),
-            Self::InvalidDocument { faults } => faults
+            Self::InvalidDocument { faults } | Self::DocumentConflict { faults } => faults
                 .iter()
-                .map(|(path, fault)| json!({"path": shortened(path), "fault": shortened(fault)}))
+                .map(|Fault { path, fault }| json!({"path": shortened(path), "fault": shortened(fault)}))
                 .collect::<Vec<_>>()
                 .into(),
             Self::UnknownRow { object, id } => json!({"object": object, "id": id}),
@@ -138,6 +156,19 @@ impl Error {
             Self::Conflict { .. } | Self::Installation(_) | Self::Internal(_) => return None,
         };
         Some(detail.to_string())
+    }
+}
+
+impl From<catalog::Error> for Error {
+    fn from(error: catalog::Error) -> Self {
+        match error {
+            catalog::Error::Invalid(faults) => Self::InvalidDocument { faults },
+            catalog::Error::Conflict(faults) => Self::DocumentConflict { faults },
+            catalog::Error::StaleRevision { .. } => Self::Conflict {
+                message: error.to_string(),
+                hint: "Somebody changed the catalog meanwhile. Export it again and make the change in that document.".to_owned(),
+            },
+        }
     }
 }
 

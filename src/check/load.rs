@@ -1,7 +1,7 @@
 //! Reading what decides about an account: its rows and its ancestors', the plan versions they name, the features.
 
 use crate::error::Error;
-use crate::pg::relations::Relations;
+use crate::pg::relations::{Relations, account, block, exception, feature, plan_feature, plan_version, subscription};
 use crate::pg::scan::{Condition, Order, Row, scan};
 use crate::pg::snapshot::ActiveSnapshot;
 use entitlements_model::amount::{Allowance, Amount};
@@ -108,11 +108,11 @@ impl Reader<'_> {
         let mut found = None;
         scan(
             &self.relations.accounts_by_key,
-            &[Condition::TextIs(2, key)],
+            &[Condition::TextIs(account::KEY, key)],
             Order::Any,
             self.snapshot,
             |row| {
-                found = Some((present(row.int8(0)), row.int8(1)));
+                found = Some((present(row.int8(account::ID)), row.int8(account::PARENT_ID)));
                 ControlFlow::Break(())
             },
         );
@@ -134,11 +134,11 @@ impl Reader<'_> {
             next = None;
             scan(
                 &self.relations.accounts_by_id,
-                &[Condition::Int8Is(0, ancestor)],
+                &[Condition::Int8Is(account::ID, ancestor)],
                 Order::Any,
                 self.snapshot,
                 |row| {
-                    next = row.int8(1);
+                    next = row.int8(account::PARENT_ID);
                     ControlFlow::Break(())
                 },
             );
@@ -154,10 +154,10 @@ impl Reader<'_> {
     ) -> Result<(), Error> {
         let mut result = Ok(());
         let relations = self.relations;
-        scan(&relations.accounts_by_key, &[], Order::Any, self.snapshot, |row| {
-            match self.account_with(present(row.int8(0)), row.int8(1), Some(now)) {
-                Ok(account) => {
-                    row.text(2, |key| visit(key, &account, self.catalog));
+        scan(&relations.accounts_by_key, &[], Order::Ascending, self.snapshot, |row| {
+            match self.account_with(present(row.int8(account::ID)), row.int8(account::PARENT_ID), Some(now)) {
+                Ok(found) => {
+                    row.text(account::KEY, |key| visit(key, &found, self.catalog));
                     ControlFlow::Continue(())
                 }
                 Err(error) => {
@@ -169,21 +169,53 @@ impl Reader<'_> {
         result
     }
 
+    /// Calls `visit` with up to `size` accounts spread evenly over the ids, the same ones each time.
+    pub fn sample_accounts(&mut self, size: i64, now: Time, mut visit: impl FnMut(&Account, &Catalog)) -> Result<(), Error> {
+        let by_id = self.relations.accounts_by_id;
+        let first = |snapshot, conditions: &[Condition<'_>], order| {
+            let mut found = None;
+            scan(&by_id, conditions, order, snapshot, |row| {
+                found = Some((present(row.int8(account::ID)), row.int8(account::PARENT_ID)));
+                ControlFlow::Break(())
+            });
+            found
+        };
+        let (Some((lowest, _)), Some((highest, _))) =
+            (first(self.snapshot, &[], Order::Ascending), first(self.snapshot, &[], Order::Descending))
+        else {
+            return Ok(());
+        };
+        let step = (highest.saturating_sub(lowest) / size).max(1);
+        let mut from = lowest;
+        while from <= highest {
+            let Some((id, parent)) = first(self.snapshot, &[Condition::Int8AtLeast(account::ID, from)], Order::Ascending) else {
+                break;
+            };
+            let sampled = self.account_with(id, parent, Some(now))?;
+            visit(&sampled, self.catalog);
+            from = from.saturating_add(step).max(id.saturating_add(1));
+        }
+        Ok(())
+    }
+
     /// What one account holds itself.
     fn holder(&mut self, id: i64, since: Option<Time>) -> Holder {
         let mut subscriptions = Vec::new();
         let mut followers = Vec::new();
-        let conditions = [Condition::Int8Is(9, id), Condition::After(10, since.unwrap_or(Time::MIN))];
+        let conditions = [
+            Condition::Int8Is(subscription::ACCOUNT_ID, id),
+            Condition::After(subscription::IN_FORCE_UNTIL, since.unwrap_or(Time::MIN)),
+        ];
         scan(
-            &self.relations.subscriptions_in_force,
+            &self.relations.subscriptions,
             if since.is_some() { &conditions } else { &conditions[..1] },
             Order::Any,
             self.snapshot,
             |row| {
-                if row.int8(3).is_none() {
-                    followers.push((subscriptions.len(), PlanId(present(row.int4(2)))));
+                if row.int8(subscription::PLAN_VERSION_ID).is_none() {
+                    followers.push((subscriptions.len(), PlanId(present(row.int4(subscription::PLAN_ID)))));
                 }
-                subscriptions.push(subscription(row));
+                subscriptions.push(read_subscription(row));
                 ControlFlow::Continue(())
             },
         );
@@ -200,36 +232,30 @@ impl Reader<'_> {
         Holder { subscriptions, overrides: self.overrides(id), blocks: self.blocks(id) }
     }
 
-    fn overrides(&self, account: i64) -> Vec<Override> {
+    fn overrides(&self, holder: i64) -> Vec<Override> {
         let mut overrides = Vec::new();
         scan(
-            &self.relations.overrides_live,
-            &[Condition::Int8Is(7, account)],
+            &self.relations.overrides,
+            &[Condition::Int8Is(exception::ACCOUNT_ID, holder)],
             Order::Any,
             self.snapshot,
             |row| {
-                overrides.push(Override {
-                    id: present(row.int8(0)),
-                    feature: FeatureId(present(row.int4(1))),
-                    mode: word::<OverrideMode, _>(row, 2),
-                    value: value(row, 3, false),
-                    expires_at: present(row.time(6)),
-                });
+                overrides.push(read_override(row));
                 ControlFlow::Continue(())
             },
         );
         overrides
     }
 
-    fn blocks(&self, account: i64) -> Vec<Block> {
+    fn blocks(&self, holder: i64) -> Vec<Block> {
         let mut blocks = Vec::new();
         scan(
-            &self.relations.blocks_live,
-            &[Condition::Int8Is(2, account)],
+            &self.relations.blocks,
+            &[Condition::Int8Is(block::ACCOUNT_ID, holder)],
             Order::Any,
             self.snapshot,
             |row| {
-                blocks.push(Block { id: present(row.int8(0)), feature: row.int4(1).map(FeatureId) });
+                blocks.push(read_block(row));
                 ControlFlow::Continue(())
             },
         );
@@ -243,12 +269,12 @@ impl Reader<'_> {
         }
         let mut latest = None;
         scan(
-            &self.relations.plan_versions_of_plan,
-            &[Condition::Int4Is(1, plan.0)],
+            &self.relations.versions_of_plan,
+            &[Condition::Int4Is(plan_version::PLAN_ID, plan.0)],
             Order::Descending,
             self.snapshot,
             |row| {
-                latest = row.int8(0).map(PlanVersionId);
+                latest = row.int8(plan_version::ID).map(PlanVersionId);
                 ControlFlow::Break(())
             },
         );
@@ -264,11 +290,11 @@ impl Reader<'_> {
         let mut header = None;
         scan(
             &self.relations.plan_versions,
-            &[Condition::Int8Is(0, id.0)],
+            &[Condition::Int8Is(plan_version::ID, id.0)],
             Order::Any,
             self.snapshot,
             |row| {
-                header = Some((word::<PlanKind, _>(row, 2), present(row.int4(3))));
+                header = Some((word::<PlanKind, _>(row, plan_version::KIND), present(row.int4(plan_version::RANK))));
                 ControlFlow::Break(())
             },
         );
@@ -278,16 +304,16 @@ impl Reader<'_> {
         // The index is on (plan_version_id, feature_id), so features arrive sorted by id as PlanVersion wants them.
         scan(
             &self.relations.plan_features,
-            &[Condition::Int8Is(6, id.0)],
-            Order::Any,
+            &[Condition::Int8Is(plan_feature::PLAN_VERSION_ID, id.0)],
+            Order::Ascending,
             self.snapshot,
             |row| {
-                let value = present(value(row, 2, present(row.bool(5))));
+                let value = present(value(row, plan_feature::ENABLED, present(row.bool(plan_feature::PER_UNIT))));
                 size += size_of::<(FeatureId, Value)>();
                 if let Value::Config(json) = &value {
                     size += json.len();
                 }
-                features.push((FeatureId(present(row.int4(0))), value));
+                features.push((FeatureId(present(row.int4(plan_feature::FEATURE_ID))), value));
                 ControlFlow::Continue(())
             },
         );
@@ -299,12 +325,12 @@ impl Reader<'_> {
     pub fn feature(&self, key: &[u8]) -> Result<(FeatureKey, Feature), Error> {
         let mut found = None;
         scan(
-            &self.relations.features_by_key,
-            &[Condition::TextIs(3, key)],
+            &self.relations.features,
+            &[Condition::TextIs(feature::KEY, key)],
             Order::Any,
             self.snapshot,
             |row| {
-                found = Some(feature(row));
+                found = Some(read_feature(row));
                 ControlFlow::Break(())
             },
         );
@@ -314,8 +340,8 @@ impl Reader<'_> {
     /// All features, by key.
     pub fn features(&self) -> Vec<(FeatureKey, Feature)> {
         let mut features = Vec::new();
-        scan(&self.relations.features_by_key, &[], Order::Any, self.snapshot, |row| {
-            features.push(feature(row));
+        scan(&self.relations.features, &[], Order::Ascending, self.snapshot, |row| {
+            features.push(read_feature(row));
             ControlFlow::Continue(())
         });
         features
@@ -331,27 +357,41 @@ impl Reader<'_> {
     }
 }
 
-fn subscription(row: &Row<'_, 11>) -> Subscription {
+pub fn read_subscription(row: &Row<'_, { subscription::COUNT }>) -> Subscription {
     Subscription {
-        row_id: present(row.int8(0)),
-        id: present(row.int8(1)),
-        plan_version: PlanVersionId(row.int8(3).unwrap_or(0)),
-        status: word::<Status, _>(row, 4),
-        quantity: u32::try_from(present(row.int4(5))).expect("quantities are positive"),
-        starts_at: present(row.time(6)),
-        ends_at: present(row.time(7)),
-        grace_until: row.time(8),
+        row_id: present(row.int8(subscription::ROW_ID)),
+        id: present(row.int8(subscription::ID)),
+        plan_version: PlanVersionId(row.int8(subscription::PLAN_VERSION_ID).unwrap_or(0)),
+        status: word::<Status, _>(row, subscription::STATUS),
+        quantity: u32::try_from(present(row.int4(subscription::QUANTITY))).expect("quantities are positive"),
+        starts_at: present(row.time(subscription::STARTS_AT)),
+        ends_at: present(row.time(subscription::ENDS_AT)),
+        grace_until: row.time(subscription::GRACE_UNTIL),
     }
 }
 
-fn feature(row: &Row<'_, 5>) -> (FeatureKey, Feature) {
-    let key = present(row.text(3, |text| FeatureKey::parse(&String::from_utf8_lossy(text))));
-    let feature = Feature {
-        id: FeatureId(present(row.int4(0))),
-        kind: word::<Kind, _>(row, 1),
-        combine: word::<Combine, _>(row, 2),
+pub fn read_override(row: &Row<'_, { exception::COUNT }>) -> Override {
+    Override {
+        id: present(row.int8(exception::ID)),
+        feature: FeatureId(present(row.int4(exception::FEATURE_ID))),
+        mode: word::<OverrideMode, _>(row, exception::MODE),
+        value: value(row, exception::ENABLED, false),
+        expires_at: present(row.time(exception::EXPIRES_AT)),
+    }
+}
+
+pub fn read_block(row: &Row<'_, { block::COUNT }>) -> Block {
+    Block { id: present(row.int8(block::ID)), feature: row.int4(block::FEATURE_ID).map(FeatureId) }
+}
+
+fn read_feature(row: &Row<'_, { feature::COUNT }>) -> (FeatureKey, Feature) {
+    let key = present(row.text(feature::KEY, |text| FeatureKey::parse(&String::from_utf8_lossy(text))));
+    let found = Feature {
+        id: FeatureId(present(row.int4(feature::ID))),
+        kind: word::<Kind, _>(row, feature::KIND),
+        combine: word::<Combine, _>(row, feature::COMBINE),
     };
-    (key.expect("keys were checked when they were written"), feature)
+    (key.expect("keys were checked when they were written"), found)
 }
 
 /// The value in the columns enabled, config and amount, of which `first` is the first.

@@ -132,6 +132,18 @@ impl CallSite {
     }
 }
 
+/// How long an estimate for the planner serves, in microseconds.
+const ESTIMATE_SERVES: Time = 60_000_000;
+
+/// Accounts that are looked at for an estimate.
+const SAMPLE: i64 = 64;
+
+/// A share of accounts, and when it was estimated.
+struct Estimate {
+    share: f64,
+    at: Time,
+}
+
 pub struct Memo {
     snapshot: SnapshotKey,
     /// Counts the times that the memo was emptied, from 1.
@@ -143,6 +155,8 @@ pub struct Memo {
     slots: HashMap<Box<[u8]>, FeatureSlot, RandomState>,
     features: Vec<(FeatureKey, Feature)>,
     catalog: Catalog,
+    /// Shares of accounts by feature key. Guesses for the planner, not bound to a snapshot.
+    estimates: HashMap<Box<[u8]>, Estimate, RandomState>,
     /// Bytes in use, roughly; past `most` the memo starts anew.
     size: usize,
     most: usize,
@@ -160,6 +174,7 @@ impl Memo {
             slots: HashMap::default(),
             features: Vec::new(),
             catalog: Catalog::default(),
+            estimates: HashMap::default(),
             size: 0,
             most: 0,
         }
@@ -196,6 +211,7 @@ impl Memo {
         if other_relations {
             self.empty();
             self.catalog.forget_versions();
+            self.estimates.clear();
         }
         Ok(())
     }
@@ -324,6 +340,12 @@ impl Memo {
         Ok(())
     }
 
+    /// Reads with the present snapshot what is not kept in the memo.
+    pub fn read<R>(&mut self, work: impl FnOnce(&mut Reader<'_>) -> Result<R, Error>) -> Result<R, Error> {
+        let snapshot = self.attune(true)?;
+        work(&mut self.reader(snapshot)?)
+    }
+
     /// Raises NE003 for an unknown feature.
     pub fn known(&mut self, feature: &[u8], site: &mut CallSite) -> Result<(), Error> {
         let snapshot = self.attune(site.generation == 0)?;
@@ -369,6 +391,39 @@ impl Memo {
             entitlement: resolve::resolve(&feature, &account.lineage, reader.catalog, now),
         };
         Ok(reader.features().into_iter().map(answer).collect())
+    }
+
+    /// What share of accounts is granted the feature, about; of a named account, whether it is. None for an unknown feature.
+    pub fn share(&mut self, name: Option<AccountName<'_>>, feature: &[u8]) -> Result<Option<f64>, Error> {
+        let snapshot = self.attune(true)?;
+        let now = statement_time();
+        let known = match self.reader(snapshot)?.feature(feature) {
+            Ok((_, known)) => known,
+            Err(Error::UnknownFeature { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if let Some(name) = name {
+            let mut reader = self.reader(snapshot)?;
+            let account = reader.account(&name.to_key(), Some(now))?;
+            return Ok(Some(f64::from(resolve::granted(&known, &account.lineage, reader.catalog, now))));
+        }
+        if let Some(estimate) = self.estimates.get(feature)
+            && (now - estimate.at).abs() < ESTIMATE_SERVES
+        {
+            return Ok(Some(estimate.share));
+        }
+        let (mut looked_at, mut granted) = (0, 0);
+        self.reader(snapshot)?.sample_accounts(SAMPLE, now, |account, catalog| {
+            looked_at += 1;
+            granted += i32::from(resolve::granted(&known, &account.lineage, catalog, now));
+        })?;
+        // A sample never shows that all or none are granted it.
+        let share = (f64::from(granted) + 0.5) / (f64::from(looked_at) + 1.0);
+        if self.estimates.len() >= 1000 {
+            self.estimates.clear();
+        }
+        self.estimates.insert(feature.into(), Estimate { share, at: now });
+        Ok(Some(share))
     }
 
     /// Keys of the accounts that are granted the feature, in order.

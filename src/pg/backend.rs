@@ -51,6 +51,10 @@ impl BackendFlag {
         Self(Cell::new(true))
     }
 
+    pub const fn lowered() -> Self {
+        Self(Cell::new(false))
+    }
+
     #[inline(always)]
     pub fn is_raised(&self) -> bool {
         self.0.get()

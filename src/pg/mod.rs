@@ -9,6 +9,7 @@ pub mod callbacks;
 pub mod composite;
 pub mod entry;
 pub mod error;
+pub mod jsonb;
 pub mod relations;
 pub mod scan;
 pub mod session;

@@ -16,20 +16,124 @@ pub struct Access<const COLUMNS: usize> {
     pub(super) columns: [i16; COLUMNS],
 }
 
-/// How each table is read on the check path.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Relations {
-    pub accounts_by_key: Access<3>,
-    pub accounts_by_id: Access<3>,
-    pub subscriptions_in_force: Access<11>,
-    pub subscriptions_superseded: Access<11>,
-    pub overrides_live: Access<10>,
-    pub blocks_live: Access<4>,
-    pub features_by_key: Access<5>,
-    pub features_by_id: Access<5>,
-    pub plan_versions: Access<4>,
-    pub plan_versions_of_plan: Access<4>,
-    pub plan_features: Access<7>,
+/// The columns of a table that are read, each with a constant for its place in `Access::columns`.
+macro_rules! columns {
+    ($table:ident { $($NAME:ident = $name:literal),+ $(,)? }) => {
+        pub mod $table {
+            use std::ffi::CStr;
+
+            #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
+            enum Place { $($NAME),+ }
+
+            $(pub const $NAME: usize = Place::$NAME as usize;)+
+            pub const COUNT: usize = [$($name),+].len();
+            pub(super) const NAMES: [&CStr; COUNT] = [$($name),+];
+        }
+    };
+}
+
+columns!(account { ID = c"id", PARENT_ID = c"parent_id", KEY = c"key" });
+columns!(former_parent { ACCOUNT_ID = c"account_id", UNTIL = c"until", PARENT_ID = c"parent_id" });
+columns!(subscription {
+    ROW_ID = c"row_id",
+    ID = c"id",
+    ACCOUNT_ID = c"account_id",
+    PLAN_ID = c"plan_id",
+    PLAN_VERSION_ID = c"plan_version_id",
+    STATUS = c"status",
+    QUANTITY = c"quantity",
+    STARTS_AT = c"starts_at",
+    ENDS_AT = c"ends_at",
+    GRACE_UNTIL = c"grace_until",
+    IN_FORCE_UNTIL = c"in_force_until",
+    SOURCE = c"source",
+    SOURCE_REF = c"source_ref",
+    REASON = c"reason",
+    RECORDED_AT = c"recorded_at",
+    RECORDED_BY = c"recorded_by",
+    SUPERSEDED_AT = c"superseded_at",
+});
+columns!(exception {
+    ID = c"id",
+    ACCOUNT_ID = c"account_id",
+    FEATURE_ID = c"feature_id",
+    MODE = c"mode",
+    ENABLED = c"enabled",
+    CONFIG = c"config",
+    AMOUNT = c"amount",
+    SOURCE = c"source",
+    REASON = c"reason",
+    CREATED_BY = c"created_by",
+    STARTS_AT = c"starts_at",
+    EXPIRES_AT = c"expires_at",
+    ENDED_AT = c"ended_at",
+});
+columns!(block {
+    ID = c"id",
+    ACCOUNT_ID = c"account_id",
+    FEATURE_ID = c"feature_id",
+    SOURCE = c"source",
+    REASON = c"reason",
+    CREATED_BY = c"created_by",
+    STARTS_AT = c"starts_at",
+    ENDED_AT = c"ended_at",
+});
+columns!(feature { ID = c"id", KEY = c"key", KIND = c"kind", COMBINE = c"combine", UNIT = c"unit" });
+columns!(plan { ID = c"id", KEY = c"key" });
+columns!(plan_version {
+    ID = c"id",
+    PLAN_ID = c"plan_id",
+    VERSION = c"version",
+    KIND = c"kind",
+    RANK = c"rank",
+    PUBLISHED_AT = c"published_at",
+});
+columns!(plan_feature {
+    PLAN_VERSION_ID = c"plan_version_id",
+    FEATURE_ID = c"feature_id",
+    ENABLED = c"enabled",
+    CONFIG = c"config",
+    AMOUNT = c"amount",
+    PER_UNIT = c"per_unit",
+});
+
+/// The ways in which the tables are read.
+macro_rules! relations {
+    ($($name:ident: $columns:ident of $table:literal by $index:literal),+ $(,)?) => {
+        /// How each table is read.
+        #[derive(Clone, Copy, PartialEq, Eq)]
+        pub struct Relations {
+            $(pub $name: Access<{ $columns::COUNT }>,)+
+        }
+
+        impl Relations {
+            fn look_up() -> Result<Self, Error> {
+                Ok(Self { $($name: access($table, $index, $columns::NAMES)?,)+ })
+            }
+
+            fn oids(&self) -> impl Iterator<Item = pg_sys::Oid> {
+                [$(self.$name.table, self.$name.index),+].into_iter()
+            }
+        }
+    };
+}
+
+relations! {
+    accounts_by_key: account of c"accounts" by c"accounts_key_key",
+    accounts_by_id: account of c"accounts" by c"accounts_pkey",
+    former_parents: former_parent of c"former_parents" by c"former_parents_pkey",
+    subscriptions: subscription of c"subscriptions" by c"subscriptions_check",
+    superseded_subscriptions: subscription of c"subscriptions" by c"subscriptions_account",
+    overrides: exception of c"overrides" by c"overrides_live",
+    ended_overrides: exception of c"overrides" by c"overrides_account",
+    blocks: block of c"blocks" by c"blocks_live",
+    ended_blocks: block of c"blocks" by c"blocks_account",
+    features: feature of c"features" by c"features_key_key",
+    features_by_id: feature of c"features" by c"features_pkey",
+    plans: plan of c"plans" by c"plans_pkey",
+    plan_versions: plan_version of c"plan_versions" by c"plan_versions_pkey",
+    versions_of_plan: plan_version of c"plan_versions" by c"plan_versions_plan_id_version_key",
+    plan_features: plan_feature of c"plan_features" by c"plan_features_pkey",
 }
 
 fn oid_of(name: &CStr) -> Result<pg_sys::Oid, Error> {
@@ -59,76 +163,6 @@ fn access<const COLUMNS: usize>(table: &CStr, index: &CStr, columns: [&CStr; COL
 }
 
 impl Relations {
-    fn look_up() -> Result<Self, Error> {
-        const ACCOUNT: [&CStr; 3] = [c"id", c"parent_id", c"key"];
-        const SUBSCRIPTION: [&CStr; 11] = [
-            c"row_id",
-            c"id",
-            c"plan_id",
-            c"plan_version_id",
-            c"status",
-            c"quantity",
-            c"starts_at",
-            c"ends_at",
-            c"grace_until",
-            c"account_id",
-            c"in_force_until",
-        ];
-        const OVERRIDE: [&CStr; 10] = [
-            c"id",
-            c"feature_id",
-            c"mode",
-            c"enabled",
-            c"config",
-            c"amount",
-            c"expires_at",
-            c"account_id",
-            c"kind",
-            c"starts_at",
-        ];
-        const BLOCK: [&CStr; 4] = [c"id", c"feature_id", c"account_id", c"starts_at"];
-        const FEATURE: [&CStr; 5] = [c"id", c"kind", c"combine", c"key", c"unit"];
-        const PLAN_VERSION: [&CStr; 4] = [c"id", c"plan_id", c"kind", c"rank"];
-        Ok(Self {
-            accounts_by_key: access(c"accounts", c"accounts_key_key", ACCOUNT)?,
-            accounts_by_id: access(c"accounts", c"accounts_pkey", ACCOUNT)?,
-            subscriptions_in_force: access(c"subscriptions", c"subscriptions_check", SUBSCRIPTION)?,
-            subscriptions_superseded: access(c"subscriptions", c"subscriptions_account", SUBSCRIPTION)?,
-            overrides_live: access(c"overrides", c"overrides_live", OVERRIDE)?,
-            blocks_live: access(c"blocks", c"blocks_live", BLOCK)?,
-            features_by_key: access(c"features", c"features_key_key", FEATURE)?,
-            features_by_id: access(c"features", c"features_pkey", FEATURE)?,
-            plan_versions: access(c"plan_versions", c"plan_versions_pkey", PLAN_VERSION)?,
-            plan_versions_of_plan: access(c"plan_versions", c"plan_versions_plan_id_version_key", PLAN_VERSION)?,
-            plan_features: access(
-                c"plan_features",
-                c"plan_features_pkey",
-                [c"feature_id", c"kind", c"enabled", c"config", c"amount", c"per_unit", c"plan_version_id"],
-            )?,
-        })
-    }
-
-    fn oids(&self) -> impl Iterator<Item = pg_sys::Oid> {
-        fn both<const COLUMNS: usize>(access: &Access<COLUMNS>) -> [pg_sys::Oid; 2] {
-            [access.table, access.index]
-        }
-        [
-            both(&self.accounts_by_key),
-            both(&self.accounts_by_id),
-            both(&self.subscriptions_in_force),
-            both(&self.subscriptions_superseded),
-            both(&self.overrides_live),
-            both(&self.blocks_live),
-            both(&self.features_by_key),
-            both(&self.features_by_id),
-            both(&self.plan_versions),
-            both(&self.plan_versions_of_plan),
-            both(&self.plan_features),
-        ]
-        .into_iter()
-        .flatten()
-    }
-
     /// The relations as they are now. The second value tells whether they differ from `last`.
     pub fn current(last: &mut Option<Self>) -> Result<(Self, bool), Error> {
         if let (Some(known), false) = (*last, RELATIONS_CHANGED.is_raised()) {

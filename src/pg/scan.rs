@@ -16,14 +16,17 @@ pub enum Condition<'a> {
     TextIs(usize, &'a [u8]),
     Int4Is(usize, i32),
     Int8Is(usize, i64),
+    Int8AtLeast(usize, i64),
     /// The column lies after the time, in microseconds.
     After(usize, i64),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// In the index's order where the caller does not care.
+    /// Whichever is quickest.
     Any,
+    /// In the index's order.
+    Ascending,
     /// Against the index's order.
     Descending,
 }
@@ -120,11 +123,15 @@ pub fn scan<const COLUMNS: usize>(
             }
             pg_sys::systable_endscan(scan);
         } else {
+            let direction = match order {
+                Order::Descending => pg_sys::ScanDirection::BackwardScanDirection,
+                Order::Any | Order::Ascending => pg_sys::ScanDirection::ForwardScanDirection,
+            };
             let index = pg_sys::index_open(access.index, pg_sys::AccessShareLock as i32);
             let scan =
                 pg_sys::systable_beginscan_ordered(table, index, snapshot.as_ptr(), conditions.len() as i32, keys.as_mut_ptr());
             loop {
-                let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
+                let tuple = pg_sys::systable_getnext_ordered(scan, direction);
                 if tuple.is_null() || deliver(tuple).is_break() {
                     break;
                 }
@@ -153,6 +160,9 @@ unsafe fn fill_key<const COLUMNS: usize>(
         }
         Condition::Int8Is(column, value) => {
             (column, pg_sys::BTEqualStrategyNumber, pg_sys::F_INT8EQ, pg_sys::InvalidOid, pg_sys::Datum::from(value))
+        }
+        Condition::Int8AtLeast(column, value) => {
+            (column, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, pg_sys::InvalidOid, pg_sys::Datum::from(value))
         }
         Condition::After(column, value) => {
             (column, pg_sys::BTGreaterStrategyNumber, pg_sys::F_TIMESTAMPTZ_GT, pg_sys::InvalidOid, pg_sys::Datum::from(value))

@@ -43,6 +43,13 @@ impl ActiveSnapshot {
         unsafe { ActiveSnapshotSet().then(|| Self(GetActiveSnapshot())) }
     }
 
+    /// Whether the planner may look at rows: there is a snapshot, and a look leaves no predicate locks that would make a
+    /// serializable transaction conflict with changes it never asked about.
+    pub fn may_be_read_for_estimates() -> bool {
+        // SAFETY: reads variables of the backend.
+        unsafe { ActiveSnapshotSet() && pg_sys::XactIsoLevel != pg_sys::XACT_SERIALIZABLE as i32 }
+    }
+
     pub(super) fn as_ptr(self) -> pg_sys::Snapshot {
         self.0
     }

@@ -119,3 +119,46 @@ impl fmt::Display for Excerpt<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_print_as_json_paths() {
+        let plans = Path::Root.member("plans");
+        let team = plans.member("team");
+        let size = team.member("max-size");
+        assert_eq!(Path::Root.to_string(), "$");
+        assert_eq!(size.item(3).to_string(), "$.plans.team['max-size'][3]");
+        for (key, path) in [
+            ("_a1", "$._a1"),
+            ("", "$['']"),
+            ("1a", "$['1a']"),
+            ("a.b", "$['a.b']"),
+            ("é", "$['é']"),
+            ("it's \\", r"$['it\'s \\']"),
+            ("a\nb", r"$['a\u000ab']"),
+        ] {
+            assert_eq!(Path::Root.member(key).to_string(), path);
+        }
+        let long = "é".repeat(101);
+        assert_eq!(Path::Root.member(&long).to_string(), format!("$['{}…']", "é".repeat(100)));
+    }
+
+    #[test]
+    fn only_the_first_faults_are_made() {
+        let mut faults = Faults::default();
+        for number in 0..Faults::KEPT {
+            faults.push(&Path::Root.item(number), || "wrong".into());
+        }
+        assert_eq!(faults.kept.len(), 100);
+        for _ in 0..2 {
+            faults.push(&Path::Root, || unreachable!("a message that nobody reads"));
+        }
+        let faults = faults.into_vec();
+        assert_eq!(faults.len(), 101);
+        assert_eq!(faults[99].to_string(), "$[99]: wrong");
+        assert_eq!(faults[100].to_json().to_string(), r#"{"path":"$","fault":"and 2 more faults"}"#);
+    }
+}

@@ -501,7 +501,7 @@ mod tests {
 
     #[test]
     fn ten_thousand_nested_arrays_are_a_fault() {
-        for depth in [65, 10_000, 1_000_000] {
+        for depth in [65, 10_000, 100_000] {
             let text = "[".repeat(depth) + &"]".repeat(depth);
             let path = format!("${}", "[0]".repeat(64));
             assert_eq!(one_fault(&text, Limits::CATALOG), (path, "nested more than 64 levels deep".into()));

@@ -4,6 +4,7 @@
 //! argument. So every rule can be tested by itself, and an answer about the past is the same call with another instant.
 
 pub mod amount;
+pub mod audit;
 pub mod catalog;
 pub mod fault;
 pub mod json;
@@ -14,3 +15,4 @@ pub mod plan;
 pub mod resolve;
 pub mod suggest;
 pub mod time;
+pub mod timeline;

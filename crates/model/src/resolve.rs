@@ -474,6 +474,7 @@ impl<'a, P: Plans + ?Sized> Question<'a, P> {
     }
 
     /// Ancestors count here even where the account holds the feature itself: they take over when its own rows end.
+    /// Costs one answer for each instant at which a row starts or ends before the grant does.
     fn end_of_grant(&self, lineage: &'a [Holder]) -> Option<Time> {
         let mut later = Question { ..*self };
         loop {

@@ -236,6 +236,8 @@ fn flag_all_is_and_over_those_that_list_it() {
     let answer = world.now(&[holder([subscription(1, on), subscription(2, off)])]);
     assert_eq!((answer.granted, answer.reason, answer.held_by), (false, Reason::NotGranted, Some(0)));
     assert_eq!(effects(&answer), [beaten_by(1), Effect::Counted]);
+    let answer = world.now(&[holder([subscription(1, off), subscription(2, on), subscription(3, off)])]);
+    assert_eq!(effects(&answer), [Effect::Counted, beaten_by(2), Effect::Counted]);
 }
 
 #[test]

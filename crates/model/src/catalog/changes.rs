@@ -29,7 +29,7 @@ pub fn plan_changes(state: &State, document: &Json) -> Result<Vec<Change>, Error
     let changes = work.changes(document);
     match changes {
         Some(changes) if work.findings.is_empty() => match work.revision(document) {
-            Some(revision) if revision != state.revision && !changes.is_empty() => {
+            Some(revision) if revision != state.revision && !changes.is_empty() && !state.is_empty() => {
                 Err(Error::StaleRevision { document: revision, present: state.revision })
             }
             _ => Ok(changes),

@@ -13,9 +13,9 @@ pub fn new(kind: PlanKind) -> Json {
     Json::object([("kind", Json::string(kind.as_str())), ("features", Json::Object(Vec::new()))])
 }
 
-/// Sets a member of the plan itself, such as `name` or `extends`; null takes it out.
+/// Sets a member of the plan itself, such as `name` or `extends`; null sets it to its default, whatever is published.
 pub fn set_member(draft: &mut Json, member: &str, value: Json) -> Result<(), Fault> {
-    put(members(draft, &Path::Root)?, member, Some(value).filter(|value| *value != Json::Null));
+    put(members(draft, &Path::Root)?, member, Some(value));
     Ok(())
 }
 

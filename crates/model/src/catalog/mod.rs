@@ -8,6 +8,8 @@
 //! The invariant of the catalog that this module keeps: the latest version of each plan holds what
 //! the plan's own definition and the latest version of the plan it extends say. So a changed plan
 //! is published together with all that extend it, and applying a document twice changes nothing.
+//! A document that carries the `revision` it was exported at changes nothing once the catalog has
+//! moved on, so two editors cannot lose each other's change; an empty catalog takes any revision.
 //! Versions are immutable: what a feature is (`kind`, `combine`) is fixed once a version carries it.
 
 mod change;

@@ -37,6 +37,12 @@ pub struct PresentPlan {
 }
 
 impl State {
+    /// Nothing is there that a document could take away; so one that was exported elsewhere may
+    /// fill the catalog whatever its revision.
+    pub(super) fn is_empty(&self) -> bool {
+        self.features.is_empty() && self.plans.is_empty() && self.prices.is_empty()
+    }
+
     /// The catalog after these changes, in their order. The revision rises if there are any.
     pub fn apply(&mut self, changes: &[Change]) {
         for change in changes {

@@ -1,0 +1,133 @@
+//! Whole documents: apply and export, and `define_feature`, which is a document of one feature.
+
+use super::{stored, write};
+use crate::audit::{self, Chain};
+use crate::error::Error;
+use crate::pg::error::or_raise;
+use crate::pg::jsonb::JsonbText;
+use entitlements_model::catalog::{self, Change, Row};
+use entitlements_model::json::{self, Json, Limits};
+use entitlements_model::key::FeatureKey;
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::str::FromStr;
+
+/// A change with how many accounts it affects at once.
+struct Effect {
+    change: Change,
+    accounts: i64,
+}
+
+#[pg_extern(sql = false)]
+fn apply_catalog(document: Option<&str>, dry_run: Option<bool>) -> TableIterator<'static, (
+    name!(action, String),
+    name!(object, String),
+    name!(key, String),
+    name!(detail, JsonbText),
+    name!(accounts_affected, i64),
+)> {
+    let effects = or_raise(apply(document, dry_run));
+    TableIterator::new(effects.into_iter().map(|Effect { change, accounts }| {
+        (
+            change.action.as_str().to_owned(),
+            change.object().as_str().to_owned(),
+            change.key(),
+            JsonbText(change.detail.to_string()),
+            accounts,
+        )
+    }))
+}
+
+fn apply(document: Option<&str>, dry_run: Option<bool>) -> Result<Vec<Effect>, Error> {
+    let document = document.ok_or_else(|| Error::argument("document", "it is NULL"))?;
+    let dry_run = dry_run.ok_or_else(|| Error::argument("dry_run", "it is NULL"))?;
+    let document = json::parse(document, Limits::CATALOG).map_err(|faults| Error::InvalidDocument { faults })?;
+    if dry_run {
+        Spi::connect(|client| effects(client, catalog::plan_changes(&stored::read(client)?, &document)?))
+    } else {
+        Spi::connect_mut(|client| {
+            let changes = make_so(client, &document)?;
+            effects(client, changes)
+        })
+    }
+}
+
+/// Takes the catalog's turn and makes it what the document states.
+pub fn make_so(client: &mut SpiClient<'_>, document: &Json) -> Result<Vec<Change>, Error> {
+    audit::take_turn(client, Chain::Catalog)?;
+    let changes = catalog::plan_changes(&stored::read(client)?, document)?;
+    if !changes.is_empty() {
+        write::write(client, &changes)?;
+    }
+    Ok(changes)
+}
+
+const FOLLOWERS: &str = "
+    SELECT plan.key, count(DISTINCT subscription.account_id)
+    FROM entitlements.plans AS plan
+    JOIN entitlements.subscriptions AS subscription ON subscription.plan_id = plan.id
+    WHERE plan.key = ANY ($1) AND subscription.plan_version_id IS NULL AND subscription.superseded_at IS NULL
+        AND subscription.in_force_until > now()
+    GROUP BY plan.key";
+
+/// A new version reaches the accounts that follow the plan's latest; nothing else changes an answer at once.
+fn effects(client: &SpiClient<'_>, changes: Vec<Change>) -> Result<Vec<Effect>, Error> {
+    let published: Vec<String> =
+        changes.iter().filter(|change| matches!(change.row, Row::PlanVersion(_))).map(Change::key).collect();
+    let mut followers = HashMap::new();
+    if !published.is_empty() {
+        for row in client.select(FOLLOWERS, None, &[published.into()])? {
+            followers.insert(row.get::<String>(1)?.unwrap_or_default(), row.get::<i64>(2)?.unwrap_or_default());
+        }
+    }
+    let effect = |change: Change| {
+        let followers = match &change.row {
+            Row::PlanVersion(version) => followers.get(version.plan.as_str()),
+            _ => None,
+        };
+        Effect { accounts: followers.copied().unwrap_or(0), change }
+    };
+    Ok(changes.into_iter().map(effect).collect())
+}
+
+#[pg_extern(sql = false)]
+fn export_catalog() -> JsonbText {
+    or_raise(Spi::connect(|client| Ok(JsonbText(catalog::export(&stored::read(client)?).to_string()))))
+}
+
+#[pg_extern(sql = false)]
+fn define_feature(feature: Option<&str>, kind: Option<&str>, definition: Option<JsonbText>) {
+    or_raise(define(feature, kind, definition));
+}
+
+fn define(feature: Option<&str>, kind: Option<&str>, definition: Option<JsonbText>) -> Result<(), Error> {
+    let feature = key_argument::<FeatureKey>("feature", feature)?;
+    let definition = definition.ok_or_else(|| Error::argument("definition", "it is NULL"))?;
+    let Json::Object(mut members) = json_argument("definition", &definition)? else {
+        return Err(Error::argument("definition", "it is not a JSON object"));
+    };
+    if let Some(kind) = kind {
+        if members.iter().any(|(member, _)| member == "kind") {
+            return Err(Error::argument("definition", "it states the kind too"));
+        }
+        members.insert(0, ("kind".to_owned(), Json::string(kind)));
+    }
+    let document = Json::object([("features", Json::object([(feature.as_str(), Json::Object(members))]))]);
+    Spi::connect_mut(|client| make_so(client, &document))?;
+    Ok(())
+}
+
+/// The key that an argument names.
+pub fn key_argument<K: FromStr<Err: Display>>(argument: &'static str, value: Option<&str>) -> Result<K, Error> {
+    let value = value.ok_or_else(|| Error::argument(argument, "it is NULL"))?;
+    value.parse().map_err(|error| Error::argument(argument, format!("it {error}")))
+}
+
+/// The JSON that an argument holds, within the limits of a document.
+pub fn json_argument(argument: &'static str, JsonbText(value): &JsonbText) -> Result<Json, Error> {
+    json::parse(value, Limits::CATALOG).map_err(|faults| {
+        Error::argument(argument, faults.first().map_or_else(String::new, |fault| format!("{}: {}", fault.path, fault.fault)))
+    })
+}
