@@ -4,7 +4,7 @@ PG ?= 15
 export PG
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-pg test-crates test-regress test-isolation test-client test-docs test-pgspot \
+.PHONY: help setup build demo test test-pg test-crates test-regress test-isolation test-client test-docs test-reference test-pgspot \
         bench lint install package clean distclean
 
 help: ## this list
@@ -29,7 +29,7 @@ test: build ## all tests on one PostgreSQL
 	@scripts/test
 
 test-pg: build ## those tests that depend on the PostgreSQL version
-	@scripts/test regress isolation client docs
+	@scripts/test regress isolation client docs reference
 
 test-crates: setup ## tests of the crates, without a server
 	@scripts/test crates
@@ -45,6 +45,9 @@ test-client: build ## many connections, roles, errors
 
 test-docs: build ## the SQL in README.md and docs/
 	@scripts/test docs
+
+test-reference: build ## docs/reference.md against the comments in the database
+	@scripts/test reference
 
 test-pgspot: build ## the install script, for security holes
 	@scripts/test pgspot

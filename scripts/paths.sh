@@ -36,7 +36,7 @@ server_user() {
 # Runs a command as the server's user. The environment is emptied: a variable of the caller's shell
 # (RUST_BACKTRACE, LANG, PG*) must not change how the server behaves.
 as_server() {
-    local clean=(env -i "PATH=/usr/local/bin:/usr/bin:/bin" "LC_ALL=C" "TZ=UTC")
+    local clean=(env -C / -i "PATH=/usr/local/bin:/usr/bin:/bin" "LC_ALL=C" "TZ=UTC")
     if [ "$EUID" -ne 0 ]; then
         "${clean[@]}" "$@"
     else

@@ -129,7 +129,7 @@ CREATE UNIQUE INDEX blocks_live ON entitlements.blocks (account_id, source, feat
 CREATE INDEX blocks_account ON entitlements.blocks (account_id) WHERE ended_at IS NOT NULL;
 COMMENT ON TABLE entitlements.blocks IS 'Suspensions. Any live block denies; each source lifts only its own.';
 COMMENT ON COLUMN entitlements.blocks.feature_id IS 'The feature blocked; NULL = all of them';
-COMMENT ON COLUMN entitlements.blocks.source IS 'Who blocks: billing, fraud, legal …';
+COMMENT ON COLUMN entitlements.blocks.source IS 'Who blocks, such as billing, fraud or legal';
 COMMENT ON COLUMN entitlements.blocks.ended_at IS 'When it was lifted; NULL = it is live';
 
 SELECT pg_catalog.pg_extension_config_dump('entitlements.accounts', '');

@@ -45,3 +45,14 @@ CREATE TYPE entitlements.catalog_change AS (
 COMMENT ON TYPE entitlements.catalog_change IS
     'A change of the catalog: action is create, update, publish, archive, restore or remove; object is feature, plan or price; '
     'accounts_affected counts the accounts whose entitlements it changes at once, those that follow the plan''s latest version.';
+
+CREATE TYPE entitlements.migrated_subscription AS (
+    subscription bigint,
+    account      text,
+    from_version integer,
+    to_version   integer,
+    quantity     integer,
+    starts_at    timestamptz
+);
+COMMENT ON TYPE entitlements.migrated_subscription IS
+    'A stretch of a subscription that migrate_subscriptions moved: it holds to_version from starts_at on.';

@@ -5,7 +5,7 @@ CREATE FUNCTION entitlements.apply_catalog(document text, dry_run boolean DEFAUL
     AS 'MODULE_PATHNAME', 'apply_catalog_wrapper';
 CREATE FUNCTION entitlements.apply_catalog(document jsonb, dry_run boolean DEFAULT false) RETURNS SETOF entitlements.catalog_change
     LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    BEGIN ATOMIC SELECT * FROM entitlements.apply_catalog(document::text, dry_run); END;
+    BEGIN ATOMIC SELECT * FROM entitlements.apply_catalog(document::pg_catalog.text, dry_run); END;
 COMMENT ON FUNCTION entitlements.apply_catalog(text, boolean) IS
     'Makes the catalog what the document states and returns the changes; what the document does not name stays as it is. The whole document '
     'is checked first and applied wholly or not at all; applied again it changes nothing. A plan whose features, rank or parent change gets a '
@@ -45,9 +45,9 @@ CREATE FUNCTION entitlements.set_plan_feature(plan text, feature text, value jso
     AS 'MODULE_PATHNAME', 'set_plan_feature_wrapper';
 COMMENT ON FUNCTION entitlements.set_plan_feature(text, text, jsonb) IS
     'Sets what the draft of a plan holds of a feature; without a draft one is started from the latest version. The value is as in a catalog '
-    'document: true or false, a config value, or an amount in the feature''s unit, "unlimited" or {"amount": 1, "per_unit": true}. SQL NULL takes the feature out of the plan''s own '
-    'set, so that what the extended plan gives counts; JSON null takes away also that. NE003 unknown feature; NE005 unknown plan; NE007 plan or '
-    'feature is NULL or malformed, or the feature takes no such value.';
+    'document: true or false, a config value, or an amount in the feature''s unit, "unlimited" or {"amount": 1, "per_unit": true}. SQL NULL '
+    'takes the feature out of the plan''s own set, so that what the extended plan gives counts; JSON null takes away also that. NE003 unknown '
+    'feature; NE005 unknown plan; NE007 plan or feature is NULL or malformed, or the feature takes no such value.';
 
 CREATE FUNCTION entitlements.discard_draft(plan text) RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -64,19 +64,8 @@ COMMENT ON FUNCTION entitlements.publish_plan(text) IS
     'one that changes nothing, the present version stays. NE005 unknown plan; NE007 plan is NULL or malformed; NE008 the draft is not valid, '
     'DETAIL lists every fault; NE009 the plan got a newer version since the draft began.';
 
-CREATE TYPE entitlements.migrated_subscription AS (
-    subscription bigint,
-    account      text,
-    from_version integer,
-    to_version   integer,
-    quantity     integer,
-    starts_at    timestamptz
-);
-COMMENT ON TYPE entitlements.migrated_subscription IS
-    'A stretch of a subscription that migrate_subscriptions moved: it holds to_version from starts_at on.';
-
 CREATE FUNCTION entitlements.migrate_subscriptions(plan text, from_version integer, to_version integer, accounts text[] DEFAULT NULL,
-        at timestamptz DEFAULT now(), reason text DEFAULT NULL, dry_run boolean DEFAULT false)
+        at timestamptz DEFAULT pg_catalog.now(), reason text DEFAULT NULL, dry_run boolean DEFAULT false)
     RETURNS SETOF entitlements.migrated_subscription
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'migrate_subscriptions_wrapper';

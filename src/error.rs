@@ -43,8 +43,8 @@ pub enum Error {
     #[error("unknown {object} {id}")]
     UnknownRow { object: &'static str, id: String },
 
-    #[error("the installation of the extension is incomplete: {0}")]
-    Installation(String),
+    #[error("the extension cannot work here: {fault}")]
+    Installation { fault: String, hint: &'static str },
 
     #[error("{0}")]
     Internal(String),
@@ -65,7 +65,8 @@ fn shortened(text: &str) -> String {
 
 /// The first fault in full, and how many there are.
 fn summary(faults: &[Fault]) -> String {
-    let first = faults.first().map_or_else(String::new, |fault| format!("{}: {}", shortened(&fault.path), shortened(&fault.fault)));
+    let first =
+        faults.first().map_or_else(String::new, |fault| format!("{}: {}", shortened(&fault.path), shortened(&fault.fault)));
     match faults.len() {
         0 | 1 => first,
         2 => format!("{first} (and 1 more fault)"),
@@ -83,6 +84,14 @@ impl Error {
         Self::InvalidArgument { argument, fault: fault.into(), hint: None }
     }
 
+    /// An object of the extension is not as this version of it makes it.
+    pub fn incomplete(fault: impl Into<String>) -> Self {
+        Self::Installation {
+            fault: fault.into(),
+            hint: "ALTER EXTENSION entitlements UPDATE brings the objects up to date.",
+        }
+    }
+
     pub fn sqlstate(&self) -> &'static str {
         match self {
             Self::NotEntitled { .. } => "NE001",
@@ -94,7 +103,7 @@ impl Error {
             Self::InvalidDocument { .. } => "NE008",
             Self::Conflict { .. } | Self::DocumentConflict { .. } => "NE009",
             Self::UnknownRow { .. } => "NE010",
-            Self::Installation(_) => "NE011",
+            Self::Installation { .. } => "NE011",
             Self::Internal(_) => "XX000",
         }
     }
@@ -112,9 +121,8 @@ impl Error {
                     shortened(account).replace('\'', "''")
                 ),
             }),
-            Self::UnknownFeature { nearest, .. } => {
-                did_you_mean(nearest).or_else(|| Some("SELECT key FROM entitlements.features lists what is known.".to_owned()))
-            }
+            Self::UnknownFeature { nearest, .. } => did_you_mean(nearest)
+                .or_else(|| Some("SELECT key FROM entitlements.features lists what is known.".to_owned())),
             Self::UnknownPlan { nearest, .. } => {
                 did_you_mean(nearest).or_else(|| Some("SELECT key FROM entitlements.plans lists what is known.".to_owned()))
             }
@@ -125,12 +133,15 @@ impl Error {
                 Some("Accounts come into being by entitlements.define_account or entitlements.subscribe.".to_owned())
             }
             Self::InvalidArgument { hint, .. } => hint.clone(),
-            Self::InvalidDocument { .. } => Some("DETAIL lists each fault with its JSON path; nothing was written.".to_owned()),
+            Self::InvalidDocument { .. } => {
+                Some("DETAIL lists each fault with its JSON path; nothing was written.".to_owned())
+            }
             Self::DocumentConflict { .. } => Some(
-                "What customers bought does not change: use another key. DETAIL lists each conflict; nothing was written.".to_owned(),
+                "What customers bought does not change: use another key. DETAIL lists each conflict; nothing was written."
+                    .to_owned(),
             ),
             Self::Conflict { hint, .. } => Some(hint.clone()),
-            Self::Installation(_) => Some("ALTER EXTENSION entitlements UPDATE, or see entitlements.doctor().".to_owned()),
+            Self::Installation { hint, .. } => Some((*hint).to_owned()),
             Self::WrongKind { .. } | Self::UnknownRow { .. } | Self::Internal(_) => None,
         }
     }
@@ -153,7 +164,7 @@ impl Error {
                 .into(),
             Self::UnknownRow { object, id } => json!({"object": object, "id": id}),
             Self::InvalidArgument { argument, .. } => json!({"argument": argument}),
-            Self::Conflict { .. } | Self::Installation(_) | Self::Internal(_) => return None,
+            Self::Conflict { .. } | Self::Installation { .. } | Self::Internal(_) => return None,
         };
         Some(detail.to_string())
     }
@@ -166,7 +177,8 @@ impl From<catalog::Error> for Error {
             catalog::Error::Conflict(faults) => Self::DocumentConflict { faults },
             catalog::Error::StaleRevision { .. } => Self::Conflict {
                 message: error.to_string(),
-                hint: "Somebody changed the catalog meanwhile. Export it again and make the change in that document.".to_owned(),
+                hint: "Somebody changed the catalog meanwhile. Export it again and make the change in that document."
+                    .to_owned(),
             },
         }
     }

@@ -14,7 +14,8 @@ use pgrx::prelude::*;
 
 pgrx::pg_module_magic!(name, version);
 
-extension_sql_file!("../sql/10_catalog.sql", name = "10_catalog");
+extension_sql_file!("../sql/00_requirements.sql", name = "00_requirements");
+extension_sql_file!("../sql/10_catalog.sql", name = "10_catalog", requires = ["00_requirements"]);
 extension_sql_file!("../sql/20_accounts.sql", name = "20_accounts", requires = ["10_catalog"]);
 extension_sql_file!("../sql/30_audit.sql", name = "30_audit", requires = ["20_accounts"]);
 extension_sql_file!("../sql/40_types.sql", name = "40_types", requires = ["30_audit"]);

@@ -1,1 +1,14 @@
-//! accounts
+//! Accounts and what they hold: subscriptions, overrides, blocks.
+//!
+//! Every function that changes an account first takes the turn of the account's audit chain, so changes of one account happen
+//! one after another and none is lost, and reads what it changes only then. Rows that explain past answers stay: a change ends
+//! rows and adds others. What happens to a subscription's stretches of time is decided by `timeline` of the domain crate.
+
+mod account;
+mod arguments;
+mod block;
+mod feature;
+mod feature_override;
+mod personal_data;
+mod plan;
+mod subscription;

@@ -10,4 +10,4 @@ mod record;
 mod verify;
 
 pub use immutable::erase_contents;
-pub use record::{Chain, Change, record, take_turn};
+pub use record::{Chain, Change, record, record_all, take_turn, take_turns};

@@ -18,13 +18,16 @@ type FaultRow = (Option<String>, i64, Option<i64>, Option<i64>, String);
 #[pg_extern(sql = false)]
 fn verify_audit(
     account: Option<&str>,
-) -> TableIterator<'static, (
-    name!(account, Option<String>),
-    name!(chain_id, i64),
-    name!(seq, Option<i64>),
-    name!(entry_id, Option<i64>),
-    name!(fault, String),
-)> {
+) -> TableIterator<
+    'static,
+    (
+        name!(account, Option<String>),
+        name!(chain_id, i64),
+        name!(seq, Option<i64>),
+        name!(entry_id, Option<i64>),
+        name!(fault, String),
+    ),
+> {
     TableIterator::new(or_raise(Spi::connect(|client| faults(client, account))))
 }
 
@@ -140,7 +143,8 @@ impl Walk {
             _ => return fault("the entry's content, salt or content_hash was altered"),
         }
         let at: TimestampWithTimeZone = present(row, 9)?;
-        let texts: [String; 5] = [present(row, 11)?, present(row, 12)?, present(row, 14)?, present(row, 15)?, present(row, 16)?];
+        let texts: [String; 5] =
+            [present(row, 11)?, present(row, 12)?, present(row, 14)?, present(row, 15)?, present(row, 16)?];
         let [session_user_name, role_name, action, object, object_id] = &texts;
         let client_address: Option<String> = row.get(13)?;
         let entry = Entry {
@@ -159,7 +163,9 @@ impl Walk {
         };
         let hash: Vec<u8> = present(row, 20)?;
         if entry.hash(&self.last_hash) != *hash {
-            return fault("the entry was altered, or put in another's place: its hash does not follow from its columns and the entry before it");
+            return fault(
+                "the entry was altered, or put in another's place: its hash does not follow from its columns and the entry before it",
+            );
         }
         self.last_seq = seq;
         self.last_hash = hash;
@@ -169,7 +175,9 @@ impl Walk {
     /// What the chain's end shows, after its last entry.
     fn end(self) -> Option<FaultRow> {
         let Fault { seq, entry_id, fault } = self.fault.or_else(|| match &self.head {
-            _ if !self.is_account => Some(Fault { seq: None, entry_id: None, fault: "the chain's account was removed".to_owned() }),
+            _ if !self.is_account => {
+                Some(Fault { seq: None, entry_id: None, fault: "the chain's account was removed".to_owned() })
+            }
             None if self.chain_id == 0 && self.last_seq == 0 => None,
             None => Some(Fault { seq: None, entry_id: None, fault: "the chain's head was removed".to_owned() }),
             Some((last_seq, _)) if *last_seq > self.last_seq => {
@@ -181,9 +189,11 @@ impl Walk {
                 entry_id: None,
                 fault: "the chain's head was altered, or its last entries with their hashes".to_owned(),
             }),
-            Some((0, _)) if self.chain_id != 0 => {
-                Some(Fault { seq: Some(1), entry_id: None, fault: "the account has no entry: its chain was removed".to_owned() })
-            }
+            Some((0, _)) if self.chain_id != 0 => Some(Fault {
+                seq: Some(1),
+                entry_id: None,
+                fault: "the account has no entry: its chain was removed".to_owned(),
+            }),
             Some(_) => None,
         })?;
         Some((self.account, self.chain_id, seq, entry_id, fault))

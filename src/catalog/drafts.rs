@@ -5,7 +5,7 @@
 //! take the catalog's turn, so those of two editors merge.
 
 use super::functions::{json_argument, key_argument, make_so};
-use super::stored;
+use super::{stored, write};
 use crate::audit::{self, Chain};
 use crate::error::Error;
 use crate::pg::error::or_raise;
@@ -161,7 +161,9 @@ fn check_value(client: &SpiClient<'_>, feature: &FeatureKey, value: Option<&Json
     let typed = DocValue::parse(kind, value).map_err(|faults| invalid_value(faults.first()))?;
     if let (DocValue::Config(config), Some(schema)) = (typed, known.get::<String>(2)?) {
         let schema = Schema::compile(&stored::exact(&schema)?).map_err(Error::Internal)?;
-        schema.check(&config).map_err(|fault| Error::argument("value", format!("it does not fit the feature's schema: {fault}")))?;
+        schema
+            .check(&config)
+            .map_err(|fault| Error::argument("value", format!("it does not fit the feature's schema: {fault}")))?;
     }
     Ok(())
 }
@@ -183,7 +185,8 @@ fn edit(
         return Err(Error::Internal(format!("plan {plan} is neither drafted nor published")));
     };
     let before = drafted.draft;
-    change(&mut draft).map_err(|fault| Error::Internal(format!("the draft of plan {plan} cannot be edited: {}", fault.fault)))?;
+    change(&mut draft)
+        .map_err(|fault| Error::Internal(format!("the draft of plan {plan} cannot be edited: {}", fault.fault)))?;
     if before.as_ref() == Some(&draft) {
         return Ok(());
     }
@@ -206,8 +209,8 @@ fn record(
         action,
         object: "draft",
         object_id: plan.to_string(),
-        old: old.map(Json::to_value),
-        new: new.map(Json::to_value),
+        old: old.map(write::raw),
+        new: new.map(write::raw),
         reason: None,
     };
     audit::record(client, Chain::Catalog, &[change])
@@ -249,11 +252,11 @@ fn publish(plan: Option<&str>) -> Result<i32, Error> {
             };
         };
         if drafted.base != latest {
+            let began = drafted.base.map_or_else(|| "before it had any".to_owned(), |version| format!("at {version}"));
             return Err(Error::Conflict {
                 message: format!(
-                    "plan \"{plan}\" is at version {} by now, its draft began at {}",
-                    latest.unwrap_or_default(),
-                    drafted.base.unwrap_or_default()
+                    "plan \"{plan}\" is at version {} by now, its draft began {began}",
+                    latest.unwrap_or_default()
                 ),
                 hint: "Discard the draft with entitlements.discard_draft and make the change again.".to_owned(),
             });

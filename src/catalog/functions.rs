@@ -5,11 +5,12 @@ use crate::audit::{self, Chain};
 use crate::error::Error;
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
-use entitlements_model::catalog::{self, Change, Row};
+use entitlements_model::catalog::{self, Action, Change, Object, Row};
+use entitlements_model::fault::{Fault, Path};
 use entitlements_model::json::{self, Json, Limits};
 use entitlements_model::key::FeatureKey;
 use pgrx::prelude::*;
-use pgrx::spi::SpiClient;
+use pgrx::spi::{SpiClient, SpiHeapTupleData};
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::str::FromStr;
@@ -21,13 +22,19 @@ struct Effect {
 }
 
 #[pg_extern(sql = false)]
-fn apply_catalog(document: Option<&str>, dry_run: Option<bool>) -> TableIterator<'static, (
-    name!(action, String),
-    name!(object, String),
-    name!(key, String),
-    name!(detail, JsonbText),
-    name!(accounts_affected, i64),
-)> {
+fn apply_catalog(
+    document: Option<&str>,
+    dry_run: Option<bool>,
+) -> TableIterator<
+    'static,
+    (
+        name!(action, String),
+        name!(object, String),
+        name!(key, String),
+        name!(detail, JsonbText),
+        name!(accounts_affected, i64),
+    ),
+> {
     let effects = or_raise(apply(document, dry_run));
     TableIterator::new(effects.into_iter().map(|Effect { change, accounts }| {
         (
@@ -45,7 +52,7 @@ fn apply(document: Option<&str>, dry_run: Option<bool>) -> Result<Vec<Effect>, E
     let dry_run = dry_run.ok_or_else(|| Error::argument("dry_run", "it is NULL"))?;
     let document = json::parse(document, Limits::CATALOG).map_err(|faults| Error::InvalidDocument { faults })?;
     if dry_run {
-        Spi::connect(|client| effects(client, catalog::plan_changes(&stored::read(client)?, &document)?))
+        Spi::connect(|client| effects(client, changes_to(client, &document)?))
     } else {
         Spi::connect_mut(|client| {
             let changes = make_so(client, &document)?;
@@ -57,11 +64,41 @@ fn apply(document: Option<&str>, dry_run: Option<bool>) -> Result<Vec<Effect>, E
 /// Takes the catalog's turn and makes it what the document states.
 pub fn make_so(client: &mut SpiClient<'_>, document: &Json) -> Result<Vec<Change>, Error> {
     audit::take_turn(client, Chain::Catalog)?;
-    let changes = catalog::plan_changes(&stored::read(client)?, document)?;
+    let changes = changes_to(client, document)?;
     if !changes.is_empty() {
         write::write(client, &changes)?;
     }
     Ok(changes)
+}
+
+const OVERRIDDEN: &str = "
+    SELECT feature.key
+    FROM entitlements.features AS feature
+    WHERE feature.key = ANY ($1) AND EXISTS (SELECT FROM entitlements.overrides AS exception WHERE exception.feature_id = feature.id)
+    ORDER BY feature.key";
+
+/// What makes the present catalog what the document states. The domain knows what published plans fix; overrides, also those
+/// that ended, fix the kind of their feature too.
+fn changes_to(client: &SpiClient<'_>, document: &Json) -> Result<Vec<Change>, Error> {
+    let changes = catalog::plan_changes(&stored::read(client)?, document)?;
+    let of_another_kind: Vec<String> = changes
+        .iter()
+        .filter(|change| {
+            change.action == Action::Update && change.object() == Object::Feature && change.detail.get("kind").is_some()
+        })
+        .map(Change::key)
+        .collect();
+    if of_another_kind.is_empty() {
+        return Ok(changes);
+    }
+    let overridden = client.select(OVERRIDDEN, None, &[of_another_kind.into()])?;
+    let fault = |row: SpiHeapTupleData<'_>| -> Result<Fault, Error> {
+        let feature = row.get::<String>(1)?.unwrap_or_default();
+        let path = Path::Root.member("features").member(&feature).member("kind").to_string();
+        Ok(Fault { path, fault: "accounts have or had overrides of the feature, so its kind cannot change".to_owned() })
+    };
+    let faults = overridden.map(fault).collect::<Result<Vec<_>, _>>()?;
+    if faults.is_empty() { Ok(changes) } else { Err(Error::DocumentConflict { faults }) }
 }
 
 const FOLLOWERS: &str = "
@@ -128,6 +165,9 @@ pub fn key_argument<K: FromStr<Err: Display>>(argument: &'static str, value: Opt
 /// The JSON that an argument holds, within the limits of a document.
 pub fn json_argument(argument: &'static str, JsonbText(value): &JsonbText) -> Result<Json, Error> {
     json::parse(value, Limits::CATALOG).map_err(|faults| {
-        Error::argument(argument, faults.first().map_or_else(String::new, |fault| format!("{}: {}", fault.path, fault.fault)))
+        Error::argument(
+            argument,
+            faults.first().map_or_else(String::new, |fault| format!("{}: {}", fault.path, fault.fault)),
+        )
     })
 }

@@ -25,7 +25,7 @@ const ACCOUNTS: &str = "
     LEFT JOIN entitlements.accounts AS account ON account.key = asked.key
     ORDER BY account.id NULLS FIRST";
 
-/// What would be moved: rows whose term goes on after $4, of the accounts $5 or of all.
+/// What would be moved: rows that begin or go on after $4, of the accounts $5 or of all. A row of no length only marks an end.
 const PREVIEW: &str = "
     SELECT held.id, account.key, former.version, held.quantity, greatest(held.starts_at, $4), account.id
     FROM entitlements.subscriptions AS held
@@ -35,31 +35,39 @@ const PREVIEW: &str = "
         AND held.ends_at > greatest(held.starts_at, $4) AND ($5 IS NULL OR held.account_id = ANY ($5))
     ORDER BY account.id, held.id, held.starts_at";
 
-/// Grace belongs to the use, not to the term: it ends with the part that is kept, and goes on in the part that is moved.
+/// Grace belongs to the use, not to the term: it ends with the part that is kept, and goes on in the part that is moved. A
+/// transaction that began earlier may have had to wait for its turn: belief does not go back in time.
 const MOVE: &str = "
-    WITH ended AS (
+    WITH moment AS (
+        SELECT greatest(now(), max(recorded_at)) AS recorded_at
+        FROM entitlements.subscriptions
+        WHERE account_id = ANY ($5) AND plan_id = $1 AND superseded_at IS NULL
+    ), ended AS (
         UPDATE entitlements.subscriptions AS held
-        SET superseded_at = now()
-        FROM entitlements.plan_versions AS former
+        SET superseded_at = moment.recorded_at
+        FROM entitlements.plan_versions AS former, moment
         WHERE former.id = held.plan_version_id
             AND held.plan_id = $1 AND held.superseded_at IS NULL AND former.id <> $3 AND ($2 IS NULL OR former.id = $2)
-            AND held.ends_at > greatest(held.starts_at, $4) AND held.account_id = ANY ($5)
+            AND (held.ends_at > $4 OR held.starts_at >= $4) AND held.account_id = ANY ($5)
         RETURNING held.*, former.version
     ), added AS (
         INSERT INTO entitlements.subscriptions (id, account_id, plan_id, plan_version_id, status, quantity, starts_at, ends_at,
             grace_until, source, source_ref, reason, metadata, recorded_at, recorded_by)
         SELECT id, account_id, plan_id, plan_version_id, status, quantity, starts_at, $4,
-            least(grace_until, $4), source, source_ref, reason, metadata, now(), $6
+            CASE WHEN grace_until IS NOT NULL THEN least(grace_until, $4) END,
+            source, source_ref, reason, metadata, superseded_at, $6
         FROM ended
         WHERE starts_at < $4
         UNION ALL
         SELECT id, account_id, plan_id, $3, status, quantity, greatest(starts_at, $4), ends_at,
-            CASE WHEN grace_until >= $4 THEN grace_until END, source, source_ref, coalesce($7, reason), metadata, now(), $6
+            CASE WHEN grace_until > $4 THEN grace_until END,
+            source, source_ref, coalesce($7, reason), metadata, superseded_at, $6
         FROM ended
     )
     SELECT ended.id, account.key, ended.version, ended.quantity, greatest(ended.starts_at, $4), account.id
     FROM ended
     JOIN entitlements.accounts AS account ON account.id = ended.account_id
+    WHERE ended.ends_at > ended.starts_at
     ORDER BY account.id, ended.id, ended.starts_at";
 
 /// A stretch of a subscription that holds another version from `starts_at` on.
@@ -84,7 +92,6 @@ struct Migration {
 }
 
 #[pg_extern(sql = false)]
-#[expect(clippy::too_many_arguments, clippy::type_complexity, reason = "the SQL function has these")]
 fn migrate_subscriptions(
     plan: Option<&str>,
     from_version: Option<i32>,
@@ -93,14 +100,17 @@ fn migrate_subscriptions(
     at: Option<TimestampWithTimeZone>,
     reason: Option<&str>,
     dry_run: Option<bool>,
-) -> TableIterator<'static, (
-    name!(subscription, i64),
-    name!(account, String),
-    name!(from_version, i32),
-    name!(to_version, i32),
-    name!(quantity, i32),
-    name!(starts_at, TimestampWithTimeZone),
-)> {
+) -> TableIterator<
+    'static,
+    (
+        name!(subscription, i64),
+        name!(account, String),
+        name!(from_version, i32),
+        name!(to_version, i32),
+        name!(quantity, i32),
+        name!(starts_at, TimestampWithTimeZone),
+    ),
+> {
     let (to_version, moved) = or_raise(migrate(plan, from_version, to_version, accounts, at, reason, dry_run));
     TableIterator::new(moved.into_iter().map(move |moved| {
         (moved.subscription, moved.account, moved.from_version, to_version, moved.quantity, moved.starts_at)
@@ -146,12 +156,20 @@ impl Migration {
         client.select(PREVIEW, None, &arguments)?.map(Moved::read).collect()
     }
 
-    fn run(self, client: &mut SpiClient<'_>, plan: &PlanKey, version: i32, reason: Option<&str>) -> Result<Vec<Moved>, Error> {
+    fn run(
+        self,
+        client: &mut SpiClient<'_>,
+        plan: &PlanKey,
+        version: i32,
+        reason: Option<&str>,
+    ) -> Result<Vec<Moved>, Error> {
         let mut accounts: Vec<i64> = self.preview(client)?.iter().map(|moved| moved.account_id).collect();
         accounts.dedup();
-        for account in &accounts {
-            audit::take_turn(client, Chain::Account(*account))?;
+        if accounts.is_empty() {
+            return Ok(Vec::new());
         }
+        let chains: Vec<Chain> = accounts.iter().copied().map(Chain::Account).collect();
+        audit::take_turns(client, &chains)?;
         // Whatever changed while waiting for the turns is seen here.
         let arguments = [
             self.plan_id.into(),
@@ -163,10 +181,14 @@ impl Migration {
             reason.into(),
         ];
         let moved: Vec<Moved> = client.update(MOVE, None, &arguments)?.map(Moved::read).collect::<Result<_, Error>>()?;
-        for rows in moved.chunk_by(|one, two| one.account_id == two.account_id) {
-            let entries: Vec<audit::Change> = rows.iter().map(|row| row.entry(plan, version, reason)).collect();
-            audit::record(client, Chain::Account(rows[0].account_id), &entries)?;
-        }
+        let entries: Vec<(Chain, Vec<audit::Change>)> = moved
+            .chunk_by(|one, two| one.account_id == two.account_id)
+            .map(|rows| {
+                (Chain::Account(rows[0].account_id), rows.iter().map(|row| row.entry(plan, version, reason)).collect())
+            })
+            .collect();
+        let changes: Vec<_> = entries.iter().map(|(chain, changes)| (*chain, changes.as_slice())).collect();
+        audit::record_all(client, &changes)?;
         Ok(moved)
     }
 }

@@ -33,8 +33,7 @@ const STORED: &str = "
         'anchor', feature.anchor, 'overage', feature.overage, 'ceiling', feature.ceiling::text,
         'thresholds', feature.thresholds::text[], 'burst', feature.burst::text, 'schema', feature.value_schema,
         'archived', feature.archived_at IS NOT NULL,
-        'in_use', EXISTS (SELECT FROM entitlements.plan_features AS cell WHERE cell.feature_id = feature.id)
-            OR EXISTS (SELECT FROM entitlements.overrides AS exception WHERE exception.feature_id = feature.id))::text AS content
+        'in_use', EXISTS (SELECT FROM entitlements.plan_features AS cell WHERE cell.feature_id = feature.id))::text AS content
     FROM entitlements.features AS feature
     UNION ALL
     SELECT 'plan', plan.key, json_build_object(
@@ -99,14 +98,7 @@ struct PlanRow<'r> {
 }
 
 #[derive(Deserialize)]
-struct CellRow<'r>(
-    String,
-    Option<bool>,
-    #[serde(borrow)] Option<&'r RawValue>,
-    Option<String>,
-    bool,
-    bool,
-);
+struct CellRow<'r>(String, Option<bool>, #[serde(borrow)] Option<&'r RawValue>, Option<String>, bool, bool);
 
 #[derive(Deserialize)]
 struct PriceRow {

@@ -10,7 +10,7 @@ use entitlements_model::catalog::{Action, Cell, Change, DocValue, Feature, Plan,
 use entitlements_model::json::Json;
 use entitlements_model::key::{FeatureKey, PlanKey};
 use pgrx::spi::SpiClient;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 const FEATURES: &str = "
@@ -39,9 +39,12 @@ const PLANS: &str = "
     WHEN NOT MATCHED THEN INSERT (key, kind, name, description, archived_at)
         VALUES (next.key, next.kind, next.name, next.description, CASE WHEN next.archived THEN now() END)";
 
+/// A transaction that began earlier may have had to wait for its turn: versions are published in their order all the same.
 const PLAN_VERSIONS: &str = "
     INSERT INTO entitlements.plan_versions (plan_id, version, kind, rank, definition, published_at, published_by)
-    SELECT plan.id, next.version, plan.kind, next.rank, next.definition, now(), $2
+    SELECT plan.id, next.version, plan.kind, next.rank, next.definition,
+        greatest(now(), (SELECT former.published_at FROM entitlements.plan_versions AS former
+            WHERE former.plan_id = plan.id AND former.version = next.version - 1)), $2
     FROM json_to_recordset($1::json) AS next (plan text, version integer, rank integer, definition json)
     JOIN entitlements.plans AS plan ON plan.key = next.plan";
 
@@ -99,7 +102,7 @@ pub fn write(client: &mut SpiClient<'_>, changes: &[Change]) -> Result<(), Error
     }
     write_rows(client, PLAN_FEATURES, cells)?;
     write_rows(client, PRICES, prices)?;
-    let entries: Vec<audit::Change> = changes.iter().map(entry).collect();
+    let entries: Vec<_> = changes.iter().map(entry).collect();
     audit::record(client, Chain::Catalog, &entries)
 }
 
@@ -188,40 +191,39 @@ fn price_row(key: &PriceKey, price: Option<&Price>) -> Json {
     ])
 }
 
+/// JSON for the audit log, digit by digit.
+pub fn raw(json: &Json) -> Box<RawValue> {
+    RawValue::from_string(json.to_string()).expect("Json is written as JSON")
+}
+
 /// What the audit log says about a change.
-fn entry(change: &Change) -> audit::Change {
+fn entry(change: &Change) -> audit::Change<Box<RawValue>> {
+    let detail = &change.detail;
+    let archived = |archived| Json::object([("archived", Json::Bool(archived))]);
     let (old, new) = match (change.action, &change.row) {
-        (Action::Create | Action::Publish, _) => (None, Some(change.detail.to_value())),
-        (Action::Remove, _) => (Some(change.detail.to_value()), None),
-        (Action::Archive, _) => archived(false, true),
-        (Action::Restore, _) => archived(true, false),
-        (Action::Update, Row::Price(..)) => {
-            (change.detail.get("from").map(Json::to_value), change.detail.get("to").map(Json::to_value))
-        }
-        (Action::Update, _) => (Some(side(&change.detail, "from")), Some(side(&change.detail, "to"))),
+        (Action::Create | Action::Publish, _) => (None, Some(detail.clone())),
+        (Action::Remove, _) => (Some(detail.clone()), None),
+        (Action::Archive, _) => (Some(archived(false)), Some(archived(true))),
+        (Action::Restore, _) => (Some(archived(true)), Some(archived(false))),
+        (Action::Update, Row::Price(..)) => (detail.get("from").cloned(), detail.get("to").cloned()),
+        (Action::Update, _) => (Some(side(detail, "from")), Some(side(detail, "to"))),
     };
     audit::Change {
         action: change.action.as_str(),
         object: change.object().as_str(),
         object_id: change.key(),
-        old,
-        new,
+        old: old.as_ref().map(raw),
+        new: new.as_ref().map(raw),
         reason: None,
     }
 }
 
-fn archived(before: bool, after: bool) -> (Option<Value>, Option<Value>) {
-    let state = |archived: bool| Some(serde_json::json!({ "archived": archived }));
-    (state(before), state(after))
-}
-
 /// One side of `{"member": {"from": …, "to": …}}`.
-fn side(differences: &Json, which: &str) -> Value {
+fn side(differences: &Json, which: &str) -> Json {
     let Json::Object(members) = differences else {
-        return Value::Null;
+        return Json::Null;
     };
-    let side = |(member, difference): &(String, Json)| {
-        (member.clone(), difference.get(which).map_or(Value::Null, Json::to_value))
-    };
-    Value::Object(members.iter().map(side).collect())
+    let side =
+        |(member, difference): &(String, Json)| (member.clone(), difference.get(which).cloned().unwrap_or(Json::Null));
+    Json::object(members.iter().map(side))
 }

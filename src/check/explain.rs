@@ -41,7 +41,8 @@ fn lines(
     match format {
         Some("text") => Ok(explanation.text()),
         Some("json") => Ok(vec![explanation.json().to_string()]),
-        other => Err(Error::argument("format", format!("it is {}, and text and json are known", other.unwrap_or("NULL")))),
+        Some(_) => Err(Error::argument("format", "it is not one of: text, json")),
+        None => Err(Error::argument("format", "it is NULL")),
     }
 }
 
@@ -137,7 +138,9 @@ impl Explanation {
             let indent = " ".repeat(2 + 2 * usize::from(level > 0));
             let [head, facts, origin] = self.contribution(answer, contribution, plan.as_ref());
             lines.push(format!("{indent}->  {head}"));
-            lines.extend([facts, origin].into_iter().filter(|line| !line.is_empty()).map(|line| format!("{indent}      {line}")));
+            lines.extend(
+                [facts, origin].into_iter().filter(|line| !line.is_empty()).map(|line| format!("{indent}      {line}")),
+            );
         }
     }
 
@@ -161,7 +164,13 @@ impl Explanation {
                         value.map_or_else(String::new, |value| format!(", {value}")),
                     ),
                     format!("{} from {} until {}{grace}", row.status.as_str(), moment(row.starts_at), moment(row.ends_at)),
-                    origin(&record.source, record.source_ref.as_deref(), record.reason.as_deref(), &record.recorded_by, record.recorded_at),
+                    origin(
+                        &record.source,
+                        record.source_ref.as_deref(),
+                        record.reason.as_deref(),
+                        &record.recorded_by,
+                        record.recorded_at,
+                    ),
                 ]
             }
             Source::Override { index } => {
@@ -222,7 +231,14 @@ impl Explanation {
 }
 
 impl Account {
-    fn resolve(reader: &mut Reader<'_>, feature: &Feature, records: &[Records], belief: Belief, at: Time, is_past: bool) -> Self {
+    fn resolve(
+        reader: &mut Reader<'_>,
+        feature: &Feature,
+        records: &[Records],
+        belief: Belief,
+        at: Time,
+        is_past: bool,
+    ) -> Self {
         let mut lineage: Vec<Records> = records.iter().map(|records| records.under(belief, at, is_past)).collect();
         for records in &mut lineage {
             records.subscriptions.retain_mut(|record| {

@@ -2,7 +2,8 @@
 //!
 //! None of these assigns a transaction id or writes: they work in read-only transactions, parallel workers and on standbys.
 
-use super::memo::{AccountName, MEMO};
+use super::answers::AccountName;
+use super::memo::MEMO;
 use crate::error::Error;
 use crate::pg::composite::Composite;
 use crate::pg::error::or_raise;
@@ -70,7 +71,9 @@ fn sql_value(value: &Resolved) -> Option<JsonB> {
 
 fn resolve(account: Option<&str>, feature: Option<&str>, with_history: bool) -> Result<Answer, Error> {
     let feature = feature.ok_or_else(|| Error::argument("feature", "it is NULL"))?;
-    MEMO.with(|memo| memo.resolve(account.map(|account| AccountName::Text(account.as_bytes())), feature.as_bytes(), with_history))
+    MEMO.with(|memo| {
+        memo.resolve(account.map(|account| AccountName::Text(account.as_bytes())), feature.as_bytes(), with_history)
+    })
 }
 
 /// Why `account` is not granted `feature`, as the error that `require` raises.
@@ -169,17 +172,22 @@ fn decide(account: Option<&str>, feature: Option<&str>, n: Option<AnyNumeric>) -
 }
 
 #[pg_extern(sql = false)]
-fn entitlements_of(account: Option<&str>) -> TableIterator<'static, (
-    name!(account, String),
-    name!(feature, String),
-    name!(kind, String),
-    name!(granted, bool),
-    name!(value, Option<JsonB>),
-    name!(allowance, Option<AnyNumeric>),
-    name!(reason, String),
-    name!(expires_at, Option<TimestampWithTimeZone>),
-    name!(valid_until, Option<TimestampWithTimeZone>),
-)> {
+fn entitlements_of(
+    account: Option<&str>,
+) -> TableIterator<
+    'static,
+    (
+        name!(account, String),
+        name!(feature, String),
+        name!(kind, String),
+        name!(granted, bool),
+        name!(value, Option<JsonB>),
+        name!(allowance, Option<AnyNumeric>),
+        name!(reason, String),
+        name!(expires_at, Option<TimestampWithTimeZone>),
+        name!(valid_until, Option<TimestampWithTimeZone>),
+    ),
+> {
     let answers = or_raise(match account {
         None => Ok(Vec::new()),
         Some(account) => MEMO.with(|memo| memo.resolve_all(AccountName::Text(account.as_bytes()))),

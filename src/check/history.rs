@@ -112,36 +112,24 @@ impl Reader<'_> {
     /// All records of the account with this key and of the ancestors it had at `at`; None for an unknown account.
     pub fn records(&self, key: &[u8], at: Option<Time>) -> Result<Option<Vec<Records>>, Error> {
         let mut next = None;
-        scan(
-            &self.relations.accounts_by_key,
-            &[Condition::TextIs(account::KEY, key)],
-            Order::Any,
-            self.snapshot,
-            |row| {
-                next = row.int8(account::ID);
-                ControlFlow::Break(())
-            },
-        );
+        scan(&self.relations.accounts_by_key, &[Condition::TextIs(account::KEY, key)], Order::Any, self.snapshot, |row| {
+            next = row.int8(account::ID);
+            ControlFlow::Break(())
+        });
         if next.is_none() {
             return Ok(None);
         }
         let mut lineage = Vec::new();
         while let Some(id) = next.take() {
             if lineage.len() > MOST_ANCESTORS {
-                return Err(Error::Installation(format!("account {id} has more than {MOST_ANCESTORS} ancestors")));
+                return Err(Error::incomplete(format!("account {id} has more than {MOST_ANCESTORS} ancestors")));
             }
             let mut name = String::new();
-            scan(
-                &self.relations.accounts_by_id,
-                &[Condition::Int8Is(account::ID, id)],
-                Order::Any,
-                self.snapshot,
-                |row| {
-                    name = text(row, account::KEY);
-                    next = row.int8(account::PARENT_ID);
-                    ControlFlow::Break(())
-                },
-            );
+            scan(&self.relations.accounts_by_id, &[Condition::Int8Is(account::ID, id)], Order::Any, self.snapshot, |row| {
+                name = text(row, account::KEY);
+                next = row.int8(account::PARENT_ID);
+                ControlFlow::Break(())
+            });
             if let Some(at) = at {
                 next = self.parent_then(id, at).unwrap_or(next);
             }

@@ -106,16 +106,10 @@ impl Reader<'_> {
     /// The account with this key and the rows that are still in force after `since`; with None also those that have ended.
     pub fn account(&mut self, key: &[u8], since: Option<Time>) -> Result<Account, Error> {
         let mut found = None;
-        scan(
-            &self.relations.accounts_by_key,
-            &[Condition::TextIs(account::KEY, key)],
-            Order::Any,
-            self.snapshot,
-            |row| {
-                found = Some((present(row.int8(account::ID)), row.int8(account::PARENT_ID)));
-                ControlFlow::Break(())
-            },
-        );
+        scan(&self.relations.accounts_by_key, &[Condition::TextIs(account::KEY, key)], Order::Any, self.snapshot, |row| {
+            found = Some((present(row.int8(account::ID)), row.int8(account::PARENT_ID)));
+            ControlFlow::Break(())
+        });
         match found {
             None => Ok(Account::unknown()),
             Some((id, parent)) => self.account_with(id, parent, since),
@@ -128,7 +122,7 @@ impl Reader<'_> {
         let mut next = parent;
         while let Some(ancestor) = next {
             if lineage.len() > MOST_ANCESTORS {
-                return Err(Error::Installation(format!("account {id} has more than {MOST_ANCESTORS} ancestors")));
+                return Err(Error::incomplete(format!("account {id} has more than {MOST_ANCESTORS} ancestors")));
             }
             lineage.push(self.holder(ancestor, since));
             next = None;
@@ -147,11 +141,7 @@ impl Reader<'_> {
     }
 
     /// Calls `visit` with every account, in the order of their keys, and what is in force at `now` or later.
-    pub fn each_account(
-        &mut self,
-        now: Time,
-        mut visit: impl FnMut(&[u8], &Account, &Catalog),
-    ) -> Result<(), Error> {
+    pub fn each_account(&mut self, now: Time, mut visit: impl FnMut(&[u8], &Account, &Catalog)) -> Result<(), Error> {
         let mut result = Ok(());
         let relations = self.relations;
         scan(&relations.accounts_by_key, &[], Order::Ascending, self.snapshot, |row| {
@@ -188,7 +178,8 @@ impl Reader<'_> {
         let step = (highest.saturating_sub(lowest) / size).max(1);
         let mut from = lowest;
         while from <= highest {
-            let Some((id, parent)) = first(self.snapshot, &[Condition::Int8AtLeast(account::ID, from)], Order::Ascending) else {
+            let Some((id, parent)) = first(self.snapshot, &[Condition::Int8AtLeast(account::ID, from)], Order::Ascending)
+            else {
                 break;
             };
             let sampled = self.account_with(id, parent, Some(now))?;
@@ -200,7 +191,8 @@ impl Reader<'_> {
 
     /// What one account holds itself.
     fn holder(&mut self, id: i64, since: Option<Time>) -> Holder {
-        let mut subscriptions = Vec::new();
+        // Room for one, which is what most accounts have: memory is what limits the memo.
+        let mut subscriptions = Vec::with_capacity(1);
         let mut followers = Vec::new();
         let conditions = [
             Condition::Int8Is(subscription::ACCOUNT_ID, id),
@@ -249,16 +241,10 @@ impl Reader<'_> {
 
     fn blocks(&self, holder: i64) -> Vec<Block> {
         let mut blocks = Vec::new();
-        scan(
-            &self.relations.blocks,
-            &[Condition::Int8Is(block::ACCOUNT_ID, holder)],
-            Order::Any,
-            self.snapshot,
-            |row| {
-                blocks.push(read_block(row));
-                ControlFlow::Continue(())
-            },
-        );
+        scan(&self.relations.blocks, &[Condition::Int8Is(block::ACCOUNT_ID, holder)], Order::Any, self.snapshot, |row| {
+            blocks.push(read_block(row));
+            ControlFlow::Continue(())
+        });
         blocks
     }
 
@@ -324,16 +310,10 @@ impl Reader<'_> {
     /// The feature with this key.
     pub fn feature(&self, key: &[u8]) -> Result<(FeatureKey, Feature), Error> {
         let mut found = None;
-        scan(
-            &self.relations.features,
-            &[Condition::TextIs(feature::KEY, key)],
-            Order::Any,
-            self.snapshot,
-            |row| {
-                found = Some(read_feature(row));
-                ControlFlow::Break(())
-            },
-        );
+        scan(&self.relations.features, &[Condition::TextIs(feature::KEY, key)], Order::Any, self.snapshot, |row| {
+            found = Some(read_feature(row));
+            ControlFlow::Break(())
+        });
         found.ok_or_else(|| self.unknown_feature(key))
     }
 

@@ -24,12 +24,23 @@ impl Arguments {
         (!argument.isnull).then_some(argument.value)
     }
 
-    /// Whether the argument is the same for all calls of this query.
+    /// Whether the argument is a constant in the text of the query. A parameter is not: PL/pgSQL evaluates an expression of
+    /// its own again and again at the same call site, each time with the present values of its variables.
     pub(super) fn is_constant(&self, place: i32) -> bool {
-        // SAFETY: flinfo is the server's look-up record of this call; it may be NULL.
+        // SAFETY: flinfo is the server's look-up record of this call and fn_expr the expression that makes it; both may be
+        // NULL. A node's tag tells its type.
         unsafe {
             let function = (*self.0).flinfo;
-            !function.is_null() && pg_sys::get_fn_expr_arg_stable(function, place)
+            if function.is_null() || (*function).fn_expr.is_null() {
+                return false;
+            }
+            let call = (*function).fn_expr;
+            if (*call).type_ != pg_sys::NodeTag::T_FuncExpr {
+                return false;
+            }
+            let arguments = (*call.cast::<pg_sys::FuncExpr>()).args;
+            pg_sys::list_length(arguments) > place
+                && (*pg_sys::list_nth(arguments, place).cast::<pg_sys::Node>()).type_ == pg_sys::NodeTag::T_Const
         }
     }
 

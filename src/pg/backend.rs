@@ -35,8 +35,10 @@ impl<T> BackendLocal<T> {
         let _loan = Loan(&self.lent);
         // SAFETY: `lent` was false, so no other reference to the value exists; it stays true until `_loan` is dropped, after
         // the last use of this one.
-        let slot = unsafe { &mut *self.value.get() };
-        work(slot.get_or_insert_with(self.make))
+        match unsafe { &mut *self.value.get() } {
+            Some(value) => work(value),
+            empty => work(empty.insert((self.make)())),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ impl Composite {
     /// `type_name` is schema-qualified.
     pub fn of(type_name: &str) -> Result<Self, Error> {
         let descriptor = PgTupleDesc::for_composite_type(type_name)
-            .ok_or_else(|| Error::Installation(format!("type {type_name} is missing")))?;
+            .ok_or_else(|| Error::incomplete(format!("type {type_name} is missing")))?;
         let columns = Vec::with_capacity(descriptor.len());
         Ok(Self { descriptor, columns })
     }

@@ -3,8 +3,9 @@
 use super::arguments::Arguments;
 use super::error::or_raise;
 use super::values;
-use crate::check::memo::{AccountName, CallSite, MEMO};
+use crate::check::answers::AccountName;
 use crate::check::functions;
+use crate::check::memo::{CallSite, MEMO};
 use crate::error::Error;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -58,9 +59,7 @@ unsafe fn granted<A: AccountType>(arguments: &mut Arguments) -> Result<bool, Err
         };
         let site = arguments.call_site(|arguments| CallSite::new(arguments.is_constant(1)));
         values::with_text(feature, |feature| match arguments.get(0) {
-            Some(account) => {
-                A::read(account, |account| MEMO.with(|memo| memo.granted(account, feature, &mut *site)))
-            }
+            Some(account) => A::read(account, |account| MEMO.with(|memo| memo.granted(account, feature, &mut *site))),
             None => MEMO.with(|memo| memo.known(feature, &mut *site)).map(|()| false),
         })
     }

@@ -7,6 +7,7 @@ pub mod arguments;
 pub mod backend;
 pub mod callbacks;
 pub mod composite;
+pub mod encoding;
 pub mod entry;
 pub mod error;
 pub mod jsonb;

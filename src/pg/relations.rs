@@ -140,7 +140,7 @@ fn oid_of(name: &CStr) -> Result<pg_sys::Oid, Error> {
     // SAFETY: system catalog look-ups by NUL-terminated names.
     let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), pg_sys::get_namespace_oid(SCHEMA.as_ptr(), false)) };
     if oid == pg_sys::InvalidOid {
-        return Err(Error::Installation(format!("relation entitlements.{} is missing", name.to_string_lossy())));
+        return Err(Error::incomplete(format!("relation entitlements.{} is missing", name.to_string_lossy())));
     }
     Ok(oid)
 }
@@ -152,7 +152,7 @@ fn access<const COLUMNS: usize>(table: &CStr, index: &CStr, columns: [&CStr; COL
         // SAFETY: a system catalog look-up by OID and NUL-terminated name.
         *number = unsafe { pg_sys::get_attnum(table_oid, column.as_ptr()) };
         if *number <= 0 {
-            return Err(Error::Installation(format!(
+            return Err(Error::incomplete(format!(
                 "column {} of entitlements.{} is missing",
                 column.to_string_lossy(),
                 table.to_string_lossy()
@@ -163,18 +163,24 @@ fn access<const COLUMNS: usize>(table: &CStr, index: &CStr, columns: [&CStr; COL
 }
 
 impl Relations {
-    /// The relations as they are now. The second value tells whether they differ from `last`.
-    pub fn current(last: &mut Option<Self>) -> Result<(Self, bool), Error> {
-        if let (Some(known), false) = (*last, RELATIONS_CHANGED.is_raised()) {
-            return Ok((known, false));
+    /// The relations as they are now, unless `known` has them already.
+    pub fn current(known: &mut Option<Self>) -> Result<Self, Error> {
+        if let Some(known) = *known {
+            return Ok(known);
         }
-        // Lowered first: an invalidation that arrives during the look-up raises it again. Taken, so that a look-up that fails
-        // is made again.
-        RELATIONS_CHANGED.lower();
-        let previous = last.take();
         let found = Self::look_up()?;
         watch(found.oids());
-        *last = Some(found);
-        Ok((found, previous != Some(found)))
+        *known = Some(found);
+        Ok(found)
     }
+}
+
+/// Whether one of the relations was changed, dropped or truncated since this was asked last, by whichever backend.
+pub fn have_changed() -> bool {
+    // SAFETY: the server does the same whenever it takes a lock, which each scan is about to do.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    // Lowered before the relations are looked up again: a change during the look-up raises it again.
+    let changed = RELATIONS_CHANGED.is_raised();
+    RELATIONS_CHANGED.lower();
+    changed
 }

@@ -23,7 +23,7 @@ pub enum Condition<'a> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// Whichever is quickest.
+    /// It does not matter.
     Any,
     /// In the index's order.
     Ascending,
@@ -112,33 +112,23 @@ pub fn scan<const COLUMNS: usize>(
             visit(&Row { columns: &access.columns, values: &values, nulls: &nulls })
         };
 
-        if order == Order::Any {
-            let scan =
-                pg_sys::systable_beginscan(table, access.index, true, snapshot.as_ptr(), conditions.len() as i32, keys.as_mut_ptr());
-            loop {
-                let tuple = pg_sys::systable_getnext(scan);
-                if tuple.is_null() || deliver(tuple).is_break() {
-                    break;
-                }
+        let direction = match order {
+            Order::Descending => pg_sys::ScanDirection::BackwardScanDirection,
+            Order::Any | Order::Ascending => pg_sys::ScanDirection::ForwardScanDirection,
+        };
+        // Always the ordered scan: the other kind reads the whole table under ignore_system_indexes, which every client may
+        // set, and then knows nothing of a partial index's predicate.
+        let index = pg_sys::index_open(access.index, pg_sys::AccessShareLock as i32);
+        let scan =
+            pg_sys::systable_beginscan_ordered(table, index, snapshot.as_ptr(), conditions.len() as i32, keys.as_mut_ptr());
+        loop {
+            let tuple = pg_sys::systable_getnext_ordered(scan, direction);
+            if tuple.is_null() || deliver(tuple).is_break() {
+                break;
             }
-            pg_sys::systable_endscan(scan);
-        } else {
-            let direction = match order {
-                Order::Descending => pg_sys::ScanDirection::BackwardScanDirection,
-                Order::Any | Order::Ascending => pg_sys::ScanDirection::ForwardScanDirection,
-            };
-            let index = pg_sys::index_open(access.index, pg_sys::AccessShareLock as i32);
-            let scan =
-                pg_sys::systable_beginscan_ordered(table, index, snapshot.as_ptr(), conditions.len() as i32, keys.as_mut_ptr());
-            loop {
-                let tuple = pg_sys::systable_getnext_ordered(scan, direction);
-                if tuple.is_null() || deliver(tuple).is_break() {
-                    break;
-                }
-            }
-            pg_sys::systable_endscan_ordered(scan);
-            pg_sys::index_close(index, pg_sys::NoLock as i32);
         }
+        pg_sys::systable_endscan_ordered(scan);
+        pg_sys::index_close(index, pg_sys::NoLock as i32);
         pg_sys::table_close(table, pg_sys::NoLock as i32);
     }
 }
@@ -164,9 +154,13 @@ unsafe fn fill_key<const COLUMNS: usize>(
         Condition::Int8AtLeast(column, value) => {
             (column, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, pg_sys::InvalidOid, pg_sys::Datum::from(value))
         }
-        Condition::After(column, value) => {
-            (column, pg_sys::BTGreaterStrategyNumber, pg_sys::F_TIMESTAMPTZ_GT, pg_sys::InvalidOid, pg_sys::Datum::from(value))
-        }
+        Condition::After(column, value) => (
+            column,
+            pg_sys::BTGreaterStrategyNumber,
+            pg_sys::F_TIMESTAMPTZ_GT,
+            pg_sys::InvalidOid,
+            pg_sys::Datum::from(value),
+        ),
     };
     // SAFETY: `key` is zeroed memory of the right type; the procedure is the operator's of the column's type.
     unsafe {

@@ -13,11 +13,8 @@ pub unsafe fn with_text<R>(datum: pg_sys::Datum, read: impl FnOnce(&[u8]) -> R) 
     // pgrx's functions have it). A detoasted copy lives in the current memory context.
     unsafe {
         let value = datum.cast_mut_ptr::<pg_sys::varlena>();
-        let plain = if pgrx::varatt_is_1b(value) && !pgrx::varatt_is_1b_e(value) {
-            value
-        } else {
-            pg_sys::pg_detoast_datum_packed(value)
-        };
+        let in_place = pgrx::varatt_is_4b_u(value) || (pgrx::varatt_is_1b(value) && !pgrx::varatt_is_1b_e(value));
+        let plain = if in_place { value } else { pg_sys::pg_detoast_datum_packed(value) };
         let length = pgrx::varsize_any_exhdr(plain);
         read(std::slice::from_raw_parts(pgrx::vardata_any(plain).cast::<u8>(), length))
     }

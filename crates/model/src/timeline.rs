@@ -51,9 +51,9 @@ pub struct Change<F> {
     pub standing: Option<Standing>,
     /// A new end of the term.
     pub ends_at: Option<Time>,
-    /// Whether `terms` asks for other terms.
+    /// Whether `terms` asks for other terms, which only a term that has not ended can have.
     pub changes_terms: bool,
-    /// Makes the new terms of a stretch from its old ones.
+    /// Makes the terms of a stretch from its old ones, and notes that are no terms with them.
     pub terms: F,
 }
 
@@ -95,8 +95,12 @@ pub fn term_end<T>(life: &[Stretch<T>]) -> Time {
     life.iter().map(|stretch| stretch.ends_at).max().unwrap_or(FOREVER)
 }
 
-/// Applies a change to all that lies at or after its moment, and before the subscription's start to all of it.
-pub fn change<T: Clone>(life: &[Stretch<T>], change: Change<impl Fn(&T) -> T>) -> Result<Vec<Stretch<T>>, TimelineError> {
+/// Applies a change to all that lies at or after its moment, and before the subscription's start to all of it. What already is
+/// as it shall be stays in one piece.
+pub fn change<T: Clone + PartialEq>(
+    life: &[Stretch<T>],
+    change: Change<impl Fn(&T) -> T>,
+) -> Result<Vec<Stretch<T>>, TimelineError> {
     let start = life.first().map_or(change.at, |first| first.starts_at);
     let at = change.at.max(start);
     if let Some(Standing::PastDue { grace_until }) = change.standing
@@ -105,7 +109,7 @@ pub fn change<T: Clone>(life: &[Stretch<T>], change: Change<impl Fn(&T) -> T>) -
         return Err(TimelineError::GraceTooEarly);
     }
     let end = term_end(life);
-    if at >= end && end > start {
+    if at >= end {
         return change_after_end(life, end, change);
     }
     if change.ends_at.is_some_and(|ends_at| ends_at <= at) {
@@ -119,6 +123,9 @@ pub fn change<T: Clone>(life: &[Stretch<T>], change: Change<impl Fn(&T) -> T>) -
             last.ends_at = ends_at;
         }
     }
+    if change.standing == Some(Standing::Canceled) && change.ends_at.unwrap_or(end) == FOREVER {
+        return Err(TimelineError::OpenEnded);
+    }
     for stretch in &mut after {
         stretch.terms = (change.terms)(&stretch.terms);
         if let Some(standing) = change.standing {
@@ -126,7 +133,7 @@ pub fn change<T: Clone>(life: &[Stretch<T>], change: Change<impl Fn(&T) -> T>) -
         }
     }
     before.extend(after);
-    Ok(settle(before))
+    Ok(unless_same(life, at, settle(before)))
 }
 
 /// Once the term is over only a grace period can be granted, changed or (by a renewal) turned into the next term.
@@ -136,13 +143,18 @@ fn change_after_end<T: Clone>(
     change: Change<impl Fn(&T) -> T>,
 ) -> Result<Vec<Stretch<T>>, TimelineError> {
     let mut life = life.to_vec();
-    let (Some(standing @ Standing::PastDue { .. }), None, false) = (change.standing, change.ends_at, change.changes_terms) else {
+    let (Some(standing @ Standing::PastDue { .. }), None, false) = (change.standing, change.ends_at, change.changes_terms)
+    else {
         return Err(TimelineError::Ended);
     };
     match life.last_mut() {
-        Some(last) if last.status == Status::PastDue => last.stand(standing),
+        Some(last) if last.status == Status::PastDue => {
+            last.terms = (change.terms)(&last.terms);
+            last.stand(standing);
+        }
         Some(last) if last.status != Status::Canceled => {
-            let mut grace = Stretch { starts_at: end, ends_at: end, ..last.clone() };
+            let terms = (change.terms)(&last.terms);
+            let mut grace = Stretch { starts_at: end, ends_at: end, terms, ..last.clone() };
             grace.stand(standing);
             life.push(grace);
         }
@@ -153,7 +165,11 @@ fn change_after_end<T: Clone>(
 
 /// A further term to `until`, active and on the terms of the last one. Before the end and in grace it follows the old term,
 /// later it starts `now`. What is past due becomes active; the rest of the running term stays as it is.
-pub fn renew<T: Clone>(life: &[Stretch<T>], now: Time, until: Time) -> Result<(Vec<Stretch<T>>, Time), TimelineError> {
+pub fn renew<T: Clone + PartialEq>(
+    life: &[Stretch<T>],
+    now: Time,
+    until: Time,
+) -> Result<(Vec<Stretch<T>>, Time), TimelineError> {
     let end = term_end(life);
     if end == FOREVER {
         return Err(TimelineError::OpenEnded);
@@ -163,11 +179,12 @@ pub fn renew<T: Clone>(life: &[Stretch<T>], now: Time, until: Time) -> Result<(V
     if until <= starts_at {
         return Err(TimelineError::TermTooShort { starts_at });
     }
-    let (mut life, mut after) = split(life, now);
+    let (mut paid, mut after) = split(life, now);
     for stretch in after.iter_mut().filter(|stretch| stretch.status == Status::PastDue) {
         stretch.stand(Standing::Active);
     }
-    life.extend(after);
+    paid.extend(after);
+    let mut life = unless_same(life, now, paid);
     let term = life.last().map(|last| Stretch {
         status: Status::Active,
         starts_at,
@@ -182,7 +199,7 @@ pub fn renew<T: Clone>(life: &[Stretch<T>], now: Time, until: Time) -> Result<(V
 /// Ends the term at `ends_at`, and with it everything scheduled later. The time that is left is canceled, which grants as
 /// before; what is past due keeps its grace period no longer than to the end. An end of a subscription that is over, and has
 /// no grace period left, changes nothing.
-pub fn end<T: Clone>(life: &[Stretch<T>], now: Time, ends_at: Time) -> Result<Vec<Stretch<T>>, TimelineError> {
+pub fn end<T: Clone + PartialEq>(life: &[Stretch<T>], now: Time, ends_at: Time) -> Result<Vec<Stretch<T>>, TimelineError> {
     let old_end = term_end(life);
     if ends_at > old_end && ends_at > now {
         return Err(TimelineError::EndTooLate);
@@ -203,7 +220,14 @@ pub fn end<T: Clone>(life: &[Stretch<T>], now: Time, ends_at: Time) -> Result<Ve
         let at = if ended.is_empty() { last.starts_at } else { ends_at.min(old_end) };
         Stretch { status: Status::Canceled, starts_at: at, ends_at: at, grace_until: None, ..last }
     }));
-    Ok(settle(ended))
+    Ok(unless_same(life, now, settle(ended)))
+}
+
+/// The old life where the new one differs from it only in being split at the moment.
+fn unless_same<T: Clone + PartialEq>(life: &[Stretch<T>], at: Time, new: Vec<Stretch<T>>) -> Vec<Stretch<T>> {
+    let (mut pieces, after) = split(life, at);
+    pieces.extend(after);
+    if settle(pieces) == new { life.to_vec() } else { new }
 }
 
 /// What lies before the moment and what lies at or after it. Grace periods go with the stretch that is past due, as far as it
@@ -232,20 +256,23 @@ fn settle<T>(life: Vec<Stretch<T>>) -> Vec<Stretch<T>> {
     let mut settled: Vec<Stretch<T>> = Vec::with_capacity(count);
     for (place, mut stretch) in life.into_iter().enumerate() {
         stretch.grace_until = stretch.grace_until.filter(|grace| *grace > stretch.starts_at);
-        let says_canceled = || {
-            place + 1 == count
-                && stretch.status == Status::Canceled
-                && settled.last().is_none_or(|last| last.status != Status::Canceled)
-        };
-        if stretch.is_empty() && !says_canceled() {
+        if !stretch.is_empty() {
+            give_way(&mut settled, stretch.starts_at);
+        } else if place + 1 < count
+            || stretch.status != Status::Canceled
+            || settled.last().is_some_and(|last| last.status == Status::Canceled)
+        {
             continue;
-        }
-        if let Some(last) = settled.last_mut() {
-            if !stretch.is_empty() {
-                last.grace_until = last.grace_until.map(|grace| grace.min(stretch.starts_at));
-            }
         }
         settled.push(stretch);
     }
     settled
+}
+
+/// Ends the last grace period where the next stretch starts.
+fn give_way<T>(settled: &mut Vec<Stretch<T>>, next: Time) {
+    if let Some(last) = settled.last_mut() {
+        last.grace_until = last.grace_until.map(|grace| grace.min(next)).filter(|grace| *grace > last.starts_at);
+    }
+    settled.pop_if(|last| last.is_empty());
 }

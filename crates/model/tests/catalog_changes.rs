@@ -371,7 +371,7 @@ fn a_draft_is_edited_and_published() {
     draft::set_feature(&mut pro, &feature("seats"), Json::Null).unwrap();
     draft::set_feature(&mut pro, &feature("support"), Json::string("premium")).unwrap();
     draft::unset_feature(&mut pro, &feature("support")).unwrap();
-    assert_eq!(pro.to_string(), r#"{"kind":"base","features":{"sso":true,"seats":null},"extends":"team"}"#);
+    assert_eq!(pro.to_string(), r#"{"kind":"base","features":{"sso":true,"seats":null},"extends":"team","name":null}"#);
     let document = draft::document(&plan("pro"), pro);
     assert_eq!(summary(&apply(&mut state, &document.to_string())), ["create plan pro", "publish plan pro"]);
 

@@ -333,6 +333,35 @@ fn schemas_reach_nothing_outside_themselves() {
     }
 }
 
+/// What is wrong with the schema is said once, not again for each value.
+#[test]
+fn a_schema_that_is_none_checks_nothing() {
+    check(
+        r#"{"features": {"f": {"kind": "config", "schema": {"type": 1}}},
+            "plans": {"p": {"kind": "base", "features": {"f": "x"}}}}"#,
+        &[(
+            "$.features.f.schema",
+            "not a JSON Schema: 1 is not valid under any of the schemas listed in the 'anyOf' keyword",
+        )],
+    );
+}
+
+/// More schemas than are kept compiled.
+#[test]
+fn every_schema_counts_however_many_there_are() {
+    let schema = |number: usize| json(&format!(r#"{{"kind": "config", "schema": {{"const": {number}}}}}"#));
+    let features = Json::object((0..150).map(|number| (format!("f{number:03}"), schema(number))));
+    let plan = |shift: usize| {
+        let values = (0..150).map(|number| (format!("f{number:03}"), Json::number(number + shift)));
+        Json::object([("p", Json::object([("kind", Json::string("base")), ("features", Json::object(values))]))])
+    };
+    let document = |shift| Json::object([("features", features.clone()), ("plans", plan(shift))]);
+    assert!(plan_changes(&State::default(), &document(0)).is_ok());
+    let found = invalid(&State::default(), &document(1));
+    assert_eq!(found.len(), Faults::KEPT + 1);
+    assert_eq!(found[100].1, "and 50 more faults");
+}
+
 #[test]
 fn patterns_cannot_cost_more_than_linear_time() {
     for pattern in ["(?=a)b", r"(a)\\1", "(a{1000}){1000}"] {

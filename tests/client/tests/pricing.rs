@@ -150,8 +150,8 @@ fn answers_as_stated(catalog: &str, cells: &str) {
 
     let database = Database::new();
     let mut client = database.connect();
-    client.query("SELECT * FROM entitlements.apply_catalog($1)", &[&document]).expect("the catalog applies");
-    let changes = client.query("SELECT * FROM entitlements.apply_catalog($1)", &[&document]).expect("and once more");
+    client.query("SELECT * FROM entitlements.apply_catalog($1::jsonb)", &[&document]).expect("the catalog applies");
+    let changes = client.query("SELECT * FROM entitlements.apply_catalog($1::jsonb)", &[&document]).expect("and once more");
     assert_eq!(changes.len(), 0, "{catalog}: applying it again changes nothing");
 
     let mut found = Vec::new();

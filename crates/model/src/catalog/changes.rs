@@ -20,6 +20,9 @@ use super::schema::Schema;
 use super::state::{PresentPlan, State};
 use super::{Error, MAX_CELLS, MAX_FEATURES, MAX_PLANS, MAX_PRICES};
 
+/// Compiled schemas kept at a time; each can take some megabytes.
+const MAX_COMPILED: usize = 64;
+
 const MEMBERS: [&str; 4] = ["features", "plans", "prices", "revision"];
 
 /// The changes that make the present catalog what the document states, in an order in which each
@@ -44,8 +47,8 @@ struct Work<'s> {
     findings: Findings,
     /// The features that the document names, as they shall be; `None` where that is unclear.
     features: BTreeMap<FeatureKey, Option<Feature>>,
-    /// Compiled schemas, `Err` with the reason where that failed.
-    schemas: HashMap<FeatureKey, Result<Schema, String>>,
+    /// Compiled schemas, no more than [`MAX_COMPILED`].
+    schemas: HashMap<FeatureKey, Schema>,
 }
 
 /// A plan as it shall be.
@@ -129,7 +132,7 @@ impl<'s> Work<'s> {
                 continue;
             }
             let present = self.state.features.get(&key);
-            let feature = Feature::merge(present.map(|present| &present.feature), json, &path, &mut self.findings);
+            let mut feature = Feature::merge(present.map(|present| &present.feature), json, &path, &mut self.findings);
             if let (Some(feature), Some(present)) = (&feature, present.filter(|present| present.in_use)) {
                 for (member, from, to) in [
                     ("kind", present.feature.kind.as_str(), feature.kind.as_str()),
@@ -142,15 +145,13 @@ impl<'s> Work<'s> {
                     }
                 }
             }
-            if let Some(feature) = &feature
+            if let Some(feature) = &mut feature
                 && let Some(schema) = &feature.schema
                 && present.is_none_or(|present| present.feature.schema.as_ref() != Some(schema))
+                && let Err(reason) = self.compile(&key, schema)
             {
-                let compiled = Schema::compile(schema);
-                if let Err(reason) = &compiled {
-                    self.findings.fault(&path.member("schema"), || format!("not a JSON Schema: {reason}"));
-                }
-                self.schemas.insert(key.clone(), compiled);
+                self.findings.fault(&path.member("schema"), || format!("not a JSON Schema: {reason}"));
+                feature.schema = None;
             }
             self.features.insert(key, feature);
         }
@@ -258,23 +259,27 @@ impl<'s> Work<'s> {
         values
     }
 
-    /// Whether a value fits the schema that its feature shall have. A schema that is itself a
-    /// fault of the document fits everything.
+    /// Whether a value fits the schema that its feature shall have.
     fn fits(&mut self, key: &FeatureKey, value: &DocValue) -> Result<(), String> {
         let DocValue::Config(json) = value else {
             return Ok(());
         };
         if !self.schemas.contains_key(key) {
-            let Some(schema) = self.feature(key).flatten().and_then(|feature| feature.schema.as_ref()) else {
+            let Some(schema) = self.feature(key).flatten().and_then(|feature| feature.schema.clone()) else {
                 return Ok(());
             };
-            let compiled = Schema::compile(schema);
-            self.schemas.insert(key.clone(), compiled);
+            self.compile(key, &schema).map_err(|reason| format!("cannot be checked: {reason}"))?;
         }
-        match &self.schemas[key] {
-            Ok(schema) => schema.check(json).map_err(|reason| format!("does not fit the feature's schema: {reason}")),
-            Err(_) => Ok(()),
+        self.schemas[key].check(json).map_err(|reason| format!("does not fit the feature's schema: {reason}"))
+    }
+
+    fn compile(&mut self, key: &FeatureKey, schema: &Json) -> Result<(), String> {
+        let schema = Schema::compile(schema)?;
+        if self.schemas.len() == MAX_COMPILED {
+            self.schemas.clear();
         }
+        self.schemas.insert(key.clone(), schema);
+        Ok(())
     }
 
     /// What each plan of the document extends: a plan there is, of the same kind, not retired.

@@ -7,15 +7,16 @@
 //! refused, and patterns run on a matcher whose time is linear in the text. Without these bounds two
 //! dozen lines of schema take all memory there is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 
 use crate::fault::Excerpt;
 use crate::json::Json;
 
-/// Most bytes of a compiled pattern.
-const PATTERN_SIZE: usize = 1 << 20;
+/// Most patterns of a schema, and most bytes of one when compiled.
+const MAX_PATTERNS: usize = 20;
+const PATTERN_SIZE: usize = 256 << 10;
 
 /// Most values of a schema with its references written out, and most references within one another.
 const MAX_WEIGHT: usize = 10_000;
@@ -32,9 +33,12 @@ pub struct Schema(Validator);
 impl Schema {
     /// The error says why this is no schema, or none that can be used here.
     pub fn compile(schema: &Json) -> Result<Schema, String> {
-        let mut scale = Scale { root: schema, targets: HashMap::new(), chain: 0 };
+        let mut scale = Scale { root: schema, targets: HashMap::new(), chain: 0, patterns: HashSet::new() };
         if scale.weigh(schema)? > MAX_WEIGHT {
             return Err(format!("with its references written out it has more than {MAX_WEIGHT} values"));
+        }
+        if scale.patterns.len() > MAX_PATTERNS {
+            return Err(format!("it has more than {MAX_PATTERNS} patterns"));
         }
         jsonschema::options()
             .with_draft(Draft::Draft202012)
@@ -72,6 +76,7 @@ struct Scale<'s> {
     targets: HashMap<&'s str, Option<usize>>,
     /// References that are being followed.
     chain: usize,
+    patterns: HashSet<&'s str>,
 }
 
 impl<'s> Scale<'s> {
@@ -101,6 +106,14 @@ impl<'s> Scale<'s> {
             }
             ("$id" | "$dynamicRef" | "$recursiveRef", Json::String(_))
             | ("unevaluatedItems" | "unevaluatedProperties", _) => Err(format!("{key} is not supported")),
+            ("pattern", Json::String(pattern)) => {
+                self.patterns.insert(pattern);
+                Ok(1)
+            }
+            ("patternProperties", Json::Object(members)) => {
+                self.patterns.extend(members.iter().map(|(pattern, _)| pattern.as_str()));
+                self.weigh(member)
+            }
             _ => self.weigh(member),
         }
     }
@@ -220,5 +233,19 @@ mod tests {
         let reason = "more than 32 references within one another";
         assert_eq!(Schema::compile(&ladder(2_000, 1)).err().as_deref(), Some(reason));
         assert!(Schema::compile(&ladder(8, 2)).unwrap().check(&Json::string("x")).is_err());
+    }
+
+    #[test]
+    fn patterns_are_few_and_small() {
+        let patterns = |count: usize| {
+            let properties = (0..count).map(|number| (format!("^p{number}$"), Json::Bool(true)));
+            Json::object([("patternProperties", Json::object(properties)), ("pattern", Json::string("x"))])
+        };
+        assert!(Schema::compile(&patterns(19)).is_ok());
+        assert_eq!(Schema::compile(&patterns(20)).err().as_deref(), Some("it has more than 20 patterns"));
+        assert!(compile(r#"{"pattern": "^[\\w.-]+@[\\w-]+\\.\\w+$"}"#).is_ok());
+        for pattern in ["(?=a)b", r"(a)\\1", "(a{1000}){1000}"] {
+            assert!(compile(&format!(r#"{{"pattern": "{pattern}"}}"#)).is_err(), "{pattern}");
+        }
     }
 }

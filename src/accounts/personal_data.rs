@@ -1,0 +1,144 @@
+//! All that is stored about an account: handing it out, and erasing what is personal in it.
+//!
+//! Erasure keeps the shape of what happened (which plans, when, decided by whom) and the audit chain, and removes what the
+//! application wrote: key, metadata, references, reasons, configured values, and the contents of the audit entries.
+
+use super::account::{Account, ERASED_PREFIX};
+use super::arguments::{required, required_text};
+use super::subscription;
+use crate::audit::{self, Change};
+use crate::error::Error;
+use crate::pg::error::or_raise;
+use crate::pg::jsonb::JsonbText;
+use crate::pg::session::Actor;
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+use serde_json::json;
+
+#[pg_extern(sql = false)]
+fn export_account(account: Option<&str>) -> JsonbText {
+    or_raise(Spi::connect(|client| {
+        let key = required("account", account)?;
+        let found = client.select(
+            "SELECT pg_catalog.jsonb_build_object(
+                 'account', pg_catalog.to_jsonb(account) || pg_catalog.jsonb_build_object('parent', parent.key),
+                 'former_parents', ARRAY(
+                     SELECT pg_catalog.to_jsonb(former) || pg_catalog.jsonb_build_object('parent', former_parent.key)
+                       FROM entitlements.former_parents former
+                       LEFT JOIN entitlements.accounts former_parent ON former_parent.id = former.parent_id
+                      WHERE former.account_id = account.id ORDER BY former.until),
+                 'subscriptions', ARRAY(
+                     SELECT pg_catalog.to_jsonb(subscription)
+                            || pg_catalog.jsonb_build_object('plan', plan.key, 'version', version.version)
+                       FROM entitlements.subscriptions subscription
+                       JOIN entitlements.plans plan ON plan.id = subscription.plan_id
+                       LEFT JOIN entitlements.plan_versions version ON version.id = subscription.plan_version_id
+                      WHERE subscription.account_id = account.id ORDER BY subscription.row_id),
+                 'overrides', ARRAY(
+                     SELECT pg_catalog.to_jsonb(override) || pg_catalog.jsonb_build_object('feature', feature.key)
+                       FROM entitlements.overrides override
+                       JOIN entitlements.features feature ON feature.id = override.feature_id
+                      WHERE override.account_id = account.id ORDER BY override.id),
+                 'blocks', ARRAY(
+                     SELECT pg_catalog.to_jsonb(block) || pg_catalog.jsonb_build_object('feature', feature.key)
+                       FROM entitlements.blocks block
+                       LEFT JOIN entitlements.features feature ON feature.id = block.feature_id
+                      WHERE block.account_id = account.id ORDER BY block.id),
+                 'audit_log', ARRAY(
+                     SELECT pg_catalog.to_jsonb(entry) FROM entitlements.audit_log entry
+                      WHERE entry.chain_id = account.id ORDER BY entry.seq))::pg_catalog.text
+               FROM entitlements.accounts account
+               LEFT JOIN entitlements.accounts parent ON parent.id = account.parent_id
+              WHERE account.key = $1",
+            Some(1),
+            &[key.into()],
+        )?;
+        if found.is_empty() {
+            return Err(Error::UnknownAccount { account: key.to_owned() });
+        }
+        Ok(JsonbText(found.first().get_one()?.expect("an object")))
+    }))
+}
+
+#[pg_extern(sql = false)]
+fn erase_account(account: Option<&str>, reason: Option<&str>) -> i64 {
+    or_raise(Spi::connect_mut(|client| {
+        let reason = required_text("reason", reason)?;
+        let account = Account::take(client, account)?;
+        refuse_with_children(client, &account)?;
+        end_all(client, &account)?;
+        blank(client, &account)?;
+        audit::erase_contents(client, account.id)?;
+        let change = Change {
+            action: "erase",
+            object: "account",
+            object_id: account.id.to_string(),
+            old: None,
+            new: Some(json!({"key": format!("{ERASED_PREFIX}{}", account.id)})),
+            reason: Some(reason.to_owned()),
+        };
+        audit::record(client, account.chain(), &[change])?;
+        Ok(account.id)
+    }))
+}
+
+/// Locks the account's row first: whoever is just putting an account below it has that lock until it shows.
+fn refuse_with_children(client: &mut SpiClient<'_>, account: &Account) -> Result<(), Error> {
+    client.update("SELECT FROM entitlements.accounts WHERE id = $1 FOR UPDATE", Some(1), &[account.id.into()])?;
+    let found = client.update(
+        "SELECT pg_catalog.count(*) FROM entitlements.accounts WHERE parent_id = $1",
+        Some(1),
+        &[account.id.into()],
+    )?;
+    match found.first().get_one::<i64>()?.unwrap_or(0) {
+        0 => Ok(()),
+        children => Err(Error::Conflict {
+            message: format!(
+                "account {} is the parent of {children} other account{}",
+                account.id,
+                if children == 1 { "" } else { "s" }
+            ),
+            hint: "Erase them first, or take them out from below it: entitlements.define_account(child, parent => '')."
+                .to_owned(),
+        }),
+    }
+}
+
+/// Ends all that is in force or will be.
+fn end_all(client: &mut SpiClient<'_>, account: &Account) -> Result<(), Error> {
+    subscription::end_all(client, account)?;
+    let role = Actor::current().role;
+    for end in [
+        "UPDATE entitlements.overrides SET ended_at = greatest(pg_catalog.now(), starts_at), ended_by = $2
+          WHERE account_id = $1 AND ended_at IS NULL",
+        "UPDATE entitlements.blocks SET ended_at = greatest(pg_catalog.now(), starts_at), ended_by = $2
+          WHERE account_id = $1 AND ended_at IS NULL",
+    ] {
+        client.update(end, None, &[account.id.into(), role.as_str().into()])?;
+    }
+    Ok(())
+}
+
+fn blank(client: &mut SpiClient<'_>, account: &Account) -> Result<(), Error> {
+    for blank in [
+        "UPDATE entitlements.subscriptions SET source_ref = NULL, reason = NULL, metadata = NULL WHERE account_id = $1",
+        "UPDATE entitlements.overrides SET reason = 'erased', ended_reason = NULL,
+                config = CASE WHEN config IS NOT NULL THEN '\"erased\"'::pg_catalog.jsonb END WHERE account_id = $1",
+        "UPDATE entitlements.blocks SET reason = 'erased', ended_reason = NULL WHERE account_id = $1",
+        "INSERT INTO entitlements.former_parents (account_id, until, parent_id)
+         SELECT id, greatest(pg_catalog.now(), created_at,
+                             (SELECT pg_catalog.max(until) FROM entitlements.former_parents WHERE account_id = id)), parent_id
+           FROM entitlements.accounts WHERE id = $1 AND parent_id IS NOT NULL
+         ON CONFLICT (account_id, until) DO NOTHING",
+    ] {
+        client.update(blank, None, &[account.id.into()])?;
+    }
+    client.update(
+        "UPDATE entitlements.accounts
+            SET key = $2, parent_id = NULL, time_zone = 'UTC', metadata = '{}', erased_at = greatest(pg_catalog.now(), created_at)
+          WHERE id = $1",
+        None,
+        &[account.id.into(), format!("{ERASED_PREFIX}{}", account.id).into()],
+    )?;
+    Ok(())
+}
