@@ -1,8 +1,8 @@
--- Documents of a thousand accounts and of one more that nobody knows, so that a guard that is not asked gives itself away, and the ways to guard them: as a WHERE clause, and as a policy for a plain role.
--- What a user without the extension would have is here too: subscriptions and features of plans in tables of one's own.
+-- Documents of a thousand accounts, and of one more that nobody knows so that a guard that is not asked gives itself away;
+-- and the ways to guard them, as a WHERE clause and as a policy for a plain role. What a user without the extension would
+-- have is here too: subscriptions and features of plans in tables of one's own.
 -- :rows documents; the functions that are slow read the first :few of them.
 \set ON_ERROR_STOP on
-SET client_min_messages = warning;
 
 CREATE TABLE bench.subscriptions AS
 SELECT n::bigint AS account_bigint, 'account-' || n AS account_text, md5(n::text)::uuid AS account_uuid, 'team' AS plan, 'infinity'::timestamptz AS ends_at
@@ -37,30 +37,28 @@ SELECT format('CREATE FUNCTION bench.entitled_sql(account %1$s, feature text) RE
 FROM unnest(ARRAY['text', 'uuid', 'bigint']) type \gexec
 
 CREATE TEMP TABLE guards AS
-SELECT type, guard, format(condition, type) AS condition, slow
+SELECT type, guard, format('bench_%s_%s', split_part(guard, ' ', 1), type) AS role, format(condition, type) AS condition, slow
 FROM unnest(ARRAY['text', 'uuid', 'bigint']) type, (VALUES
     ('unguarded', 'true', false),
     ('entitled', 'entitlements.entitled(account_%1$s, ''sso'')', false),
     ('noop', 'bench.noop(account_%1$s, ''sso'')', false),
-    ('in', 'account_%1$s IN (SELECT s.account_%1$s FROM bench.subscriptions s JOIN bench.plan_features p USING (plan)
+    ('in (select)', 'account_%1$s IN (SELECT s.account_%1$s FROM bench.subscriptions s JOIN bench.plan_features p USING (plan)
         WHERE p.feature = ''sso'' AND now() < s.ends_at)', false),
-    ('exists', 'EXISTS (SELECT FROM bench.subscriptions s JOIN bench.plan_features p USING (plan)
+    ('exists (select)', 'EXISTS (SELECT FROM bench.subscriptions s JOIN bench.plan_features p USING (plan)
         WHERE s.account_%1$s = d.account_%1$s AND p.feature = ''sso'' AND now() < s.ends_at)', false),
-    ('sql', 'bench.entitled_sql(account_%1$s, ''sso'')', true),
-    ('plpgsql', 'bench.entitled_plpgsql(account_%1$s, ''sso'')', true)
+    ('sql function', 'bench.entitled_sql(account_%1$s, ''sso'')', true),
+    ('plpgsql function', 'bench.entitled_plpgsql(account_%1$s, ''sso'')', true)
 ) v(guard, condition, slow);
 
 -- A role for each guard; its policy is the only one that applies to it.
-SELECT format('CREATE ROLE bench_%s_%s', guard, type),
-    format('GRANT USAGE ON SCHEMA bench, entitlements TO bench_%s_%s', guard, type),
-    format('GRANT EXECUTE ON FUNCTION entitlements.entitled(%s, text) TO bench_%s_%s', type, guard, type),
-    format('GRANT SELECT ON ALL TABLES IN SCHEMA bench TO bench_%s_%s', guard, type),
-    format('CREATE POLICY %s_%s ON bench.%s FOR SELECT TO bench_%1$s_%2$s USING (%4$s)',
-           guard, type, name, replace(condition, 'd.account', name || '.account'))
-FROM guards, LATERAL (SELECT CASE WHEN slow THEN 'few_documents' ELSE 'documents' END AS name) t \gexec
+SELECT format('CREATE ROLE %I', role), format('GRANT USAGE ON SCHEMA bench, entitlements TO %I', role),
+    format('GRANT EXECUTE ON FUNCTION entitlements.entitled(%s, text) TO %I', type, role),
+    format('GRANT SELECT ON bench.documents, bench.few_documents, bench.subscriptions, bench.plan_features TO %I', role),
+    format('CREATE POLICY %1$I ON bench.%2$I FOR SELECT TO %1$I USING (%3$s)', role, documents, replace(condition, 'd.account', documents || '.account'))
+FROM guards, LATERAL (SELECT CASE WHEN slow THEN 'few_documents' ELSE 'documents' END AS documents) t \gexec
 
 INSERT INTO bench.subjects
-SELECT 'scan ' || style || ' ' || type, guard, CASE style WHEN 'policy' THEN 'bench_' || guard || '_' || type ELSE 'none' END,
+SELECT format('scan, %s, %s', type, style), guard, CASE style WHEN 'policy' THEN role ELSE 'none' END,
     format('SELECT count(*) FROM bench.%s d', CASE WHEN slow THEN 'few_documents' ELSE 'documents' END)
         || CASE style WHEN 'where' THEN ' WHERE ' || condition ELSE '' END,
     n, n - CASE WHEN guard IN ('unguarded', 'noop') THEN 0 ELSE strangers END

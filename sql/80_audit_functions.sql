@@ -2,7 +2,7 @@
 
 CREATE FUNCTION entitlements.verify_audit(account text DEFAULT NULL)
     RETURNS TABLE (account_key text, chain_id bigint, seq bigint, entry_id bigint, fault text)
-    LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1 COST 100000 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1 COST 100000 SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
     AS 'MODULE_PATHNAME', 'verify_audit_wrapper';
 COMMENT ON FUNCTION entitlements.verify_audit(text) IS
     'Checks the hash chain of the account, or with NULL all chains; no rows = nothing was altered. For each chain that does not verify, the first entry that was altered, '

@@ -5,6 +5,7 @@ use crate::audit::{self, Chain, Change};
 use crate::error::Error;
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
+use crate::pg::session::connect_to_change;
 use entitlements_model::key::AccountKey;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -150,7 +151,7 @@ fn create(client: &mut SpiClient<'_>, key: &str, properties: Option<&Properties>
 
 #[pg_extern(sql = false)]
 fn define_account(account: Option<&str>, parent: Option<&str>, time_zone: Option<&str>, metadata: Option<JsonbText>) -> i64 {
-    or_raise(Spi::connect_mut(|client| define(client, account, parent, time_zone, metadata)))
+    or_raise(connect_to_change(|client| define(client, account, parent, time_zone, metadata)))
 }
 
 fn define(

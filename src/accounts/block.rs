@@ -6,7 +6,7 @@ use super::feature::Feature;
 use crate::audit::{self, Change};
 use crate::error::Error;
 use crate::pg::error::or_raise;
-use crate::pg::session::Actor;
+use crate::pg::session::{Actor, connect_to_change};
 use entitlements_model::time::Time;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 #[pg_extern(sql = false)]
 fn block(account: Option<&str>, source: Option<&str>, reason: Option<&str>, feature: Option<&str>) -> i64 {
-    or_raise(Spi::connect_mut(|client| {
+    or_raise(connect_to_change(|client| {
         let (source, reason) = (required_source(source)?, required_text("reason", reason)?);
         let account = Account::take(client, account)?;
         let feature_id = feature.map(|feature| Feature::find(client, feature)).transpose()?.map(|feature| feature.id);
@@ -59,7 +59,7 @@ fn block(account: Option<&str>, source: Option<&str>, reason: Option<&str>, feat
 
 #[pg_extern(sql = false)]
 fn unblock(account: Option<&str>, source: Option<&str>, reason: Option<&str>, feature: Option<&str>) -> bool {
-    or_raise(Spi::connect_mut(|client| {
+    or_raise(connect_to_change(|client| {
         let (source, reason) = (required_source(source)?, required_text("reason", reason)?);
         let account = Account::take(client, account)?;
         let feature_id = feature.map(|feature| Feature::find(client, feature)).transpose()?.map(|feature| feature.id);

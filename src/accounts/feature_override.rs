@@ -7,7 +7,7 @@ use crate::audit::{self, Change};
 use crate::error::Error;
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
-use crate::pg::session::Actor;
+use crate::pg::session::{Actor, connect_to_change};
 use entitlements_model::amount::Allowance;
 use entitlements_model::catalog::{DocValue, Schema};
 use entitlements_model::fault::Fault;
@@ -18,7 +18,6 @@ use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::value::RawValue;
 
-#[expect(clippy::too_many_arguments, reason = "the arguments of the SQL function")]
 #[pg_extern(sql = false)]
 fn set_override(
     account: Option<&str>,
@@ -29,7 +28,7 @@ fn set_override(
     expires_at: Option<TimestampWithTimeZone>,
     source: Option<&str>,
 ) -> i64 {
-    or_raise(Spi::connect_mut(|client| {
+    or_raise(connect_to_change(|client| {
         let mode = required("mode", mode)?;
         let mode = mode.parse().map_err(|fault| Error::argument("mode", format!("it {fault}")))?;
         let reason = required_text("reason", reason)?;
@@ -159,7 +158,7 @@ fn replace(
 
 #[pg_extern(sql = false)]
 fn clear_override(id: Option<i64>, reason: Option<&str>) -> bool {
-    or_raise(Spi::connect_mut(|client| {
+    or_raise(connect_to_change(|client| {
         let id = required("id", id)?;
         let reason = required_text("reason", reason)?;
         let found = client.update("SELECT account_id FROM entitlements.overrides WHERE id = $1", Some(1), &[id.into()])?;

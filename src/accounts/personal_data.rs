@@ -10,7 +10,7 @@ use crate::audit::{self, Change};
 use crate::error::Error;
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
-use crate::pg::session::Actor;
+use crate::pg::session::{Actor, connect_to_change};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::json;
@@ -62,7 +62,7 @@ fn export_account(account: Option<&str>) -> JsonbText {
 
 #[pg_extern(sql = false)]
 fn erase_account(account: Option<&str>, reason: Option<&str>) -> i64 {
-    or_raise(Spi::connect_mut(|client| {
+    or_raise(connect_to_change(|client| {
         let reason = required_text("reason", reason)?;
         let account = Account::take(client, account)?;
         refuse_with_children(client, &account)?;

@@ -10,7 +10,7 @@ use crate::audit::{self, Change};
 use crate::error::Error;
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
-use crate::pg::session::Actor;
+use crate::pg::session::{Actor, connect_to_change};
 use entitlements_model::kind::Status;
 use entitlements_model::time::{BEGINNING, FOREVER, Time};
 use entitlements_model::timeline::{self, Standing, Stretch, TimelineError, term_end};
@@ -39,6 +39,9 @@ struct Row {
     recorded_at: Time,
     json: Box<RawValue>,
 }
+
+/// By plan and version of a row, the version that takes its place; None follows each publication.
+type Versions = HashMap<(i32, Option<i64>), Option<i64>>;
 
 /// A subscription whose account's turn this transaction has.
 struct Subscription {
@@ -97,7 +100,7 @@ fn subscribe(
     status: Option<&str>,
     trial_until: Option<TimestampWithTimeZone>,
 ) -> i64 {
-    or_raise(Spi::connect_mut(|client| {
+    or_raise(connect_to_change(|client| {
         let life = |terms| {
             let starts_at = required_moment("starts_at", starts_at)?;
             let status = parse_status(required("status", status)?)?;
@@ -186,7 +189,7 @@ fn change_subscription(
     source: Option<&str>,
     source_ref: Option<&str>,
 ) -> bool {
-    or_raise(Spi::connect_mut(|client| {
+    or_raise(connect_to_change(|client| {
         let at = required_moment("at", at)?;
         let standing = standing(status, grace_until.map(Time::from))?;
         let ends_at = ends_at.map(Time::from);
@@ -242,7 +245,7 @@ fn standing(status: Option<&str>, grace_until: Option<Time>) -> Result<Option<St
 
 #[pg_extern(sql = false)]
 fn renew_subscription(id: Option<i64>, until: Option<TimestampWithTimeZone>, reason: Option<&str>) -> TimestampWithTimeZone {
-    or_raise(Spi::connect_mut(|client| {
+    or_raise(connect_to_change(|client| {
         let until = Time::from(required("until", until)?);
         let subscription = Subscription::take(client, id)?;
         let (mut life, starts_at) =
@@ -257,7 +260,7 @@ fn renew_subscription(id: Option<i64>, until: Option<TimestampWithTimeZone>, rea
 
 #[pg_extern(sql = false)]
 fn end_subscription(id: Option<i64>, ends_at: Option<TimestampWithTimeZone>, reason: Option<&str>) -> bool {
-    or_raise(Spi::connect_mut(|client| {
+    or_raise(connect_to_change(|client| {
         let ends_at = required_moment("ends_at", ends_at)?;
         let subscription = Subscription::take(client, id)?;
         let life =
@@ -328,7 +331,7 @@ impl Subscription {
         new_plan: Option<&Plan>,
         number: Option<i32>,
         policy: Option<VersionPolicy>,
-    ) -> Result<HashMap<(i32, Option<i64>), Option<i64>>, Error> {
+    ) -> Result<Versions, Error> {
         let mut versions = HashMap::new();
         for Row { stretch: Stretch { terms, .. }, .. } in self.rows.iter().filter(|row| row.stretch.ends_at > at) {
             let moves = new_plan.filter(|plan| plan.id != terms.plan_id);

@@ -15,76 +15,97 @@ const BATCH: i64 = 1000;
 
 type FaultRow = (Option<String>, i64, Option<i64>, Option<i64>, String);
 
+#[expect(clippy::type_complexity, reason = "the columns of the SQL function")]
 #[pg_extern(sql = false)]
 fn verify_audit(
     account: Option<&str>,
 ) -> TableIterator<
     'static,
     (
-        name!(account, Option<String>),
+        name!(account_key, Option<String>),
         name!(chain_id, i64),
         name!(seq, Option<i64>),
         name!(entry_id, Option<i64>),
         name!(fault, String),
     ),
 > {
-    TableIterator::new(or_raise(Spi::connect(|client| faults(client, account))))
+    TableIterator::new(or_raise(faults(account)))
 }
 
-fn faults(client: &SpiClient<'_>, account: Option<&str>) -> Result<Vec<FaultRow>, Error> {
-    let only = match account {
-        None => None,
-        Some(key) => {
-            let found = client.select("SELECT id FROM entitlements.accounts WHERE key = $1", Some(1), &[key.into()])?;
-            if found.is_empty() {
-                return Err(Error::UnknownAccount { account: key.to_owned() });
-            }
-            found.first().get_one::<i64>()?
-        }
-    };
-    let mut cursor = client.try_open_cursor(
-        "SELECT chain.chain_id, chain.account, chain.is_account, chain.last_seq, chain.last_hash, chain.erased_in,
-                entry.id, entry.seq, entry.at, entry.transaction_id, entry.session_user_name, entry.role_name,
-                entry.client_address::pg_catalog.text, entry.action, entry.object, entry.object_id,
-                entry.content::pg_catalog.text, entry.salt, entry.content_hash, entry.hash
-           FROM (SELECT ids.chain_id, account.key AS account, account.id IS NOT NULL OR ids.chain_id = 0 AS is_account, head.last_seq, head.last_hash,
-                        CASE WHEN account.erased_at IS NOT NULL THEN
-                            (SELECT pg_catalog.max(erasure.seq) FROM entitlements.audit_log erasure
-                              WHERE erasure.chain_id = ids.chain_id AND erasure.action = 'erase' AND erasure.object = 'account')
-                        END AS erased_in
-                   FROM (SELECT chain_id FROM entitlements.audit_chains
-                         UNION SELECT id FROM entitlements.accounts
-                         UNION SELECT chain_id FROM entitlements.audit_log) ids
-                   LEFT JOIN entitlements.audit_chains head ON head.chain_id = ids.chain_id
-                   LEFT JOIN entitlements.accounts account ON account.id = ids.chain_id
-                  WHERE $1 IS NULL OR ids.chain_id = $1) chain
-           LEFT JOIN entitlements.audit_log entry ON entry.chain_id = chain.chain_id
-          ORDER BY chain.chain_id, entry.seq",
-        &[only.into()],
-    )?;
-    let mut faults = Vec::new();
-    let mut chain: Option<Walk> = None;
-    loop {
-        let mut batch = cursor.fetch(BATCH)?;
+const CHAINS: &str = "
+    SELECT chain.chain_id, chain.account, chain.is_account, chain.last_seq, chain.last_hash, chain.erased_in,
+           entry.id, entry.seq, entry.at, entry.transaction_id, entry.session_user_name, entry.role_name,
+           entry.client_address::pg_catalog.text, entry.action, entry.object, entry.object_id,
+           entry.content::pg_catalog.text, entry.salt, entry.content_hash, entry.hash
+      FROM (SELECT ids.chain_id, account.key AS account, account.id IS NOT NULL OR ids.chain_id = 0 AS is_account, head.last_seq, head.last_hash,
+                   CASE WHEN account.erased_at IS NOT NULL THEN
+                       (SELECT pg_catalog.max(erasure.seq) FROM entitlements.audit_log erasure
+                         WHERE erasure.chain_id = ids.chain_id AND erasure.action = 'erase' AND erasure.object = 'account')
+                   END AS erased_in
+              FROM (SELECT chain_id FROM entitlements.audit_chains
+                    UNION SELECT id FROM entitlements.accounts
+                    UNION SELECT chain_id FROM entitlements.audit_log) ids
+              LEFT JOIN entitlements.audit_chains head ON head.chain_id = ids.chain_id
+              LEFT JOIN entitlements.accounts account ON account.id = ids.chain_id
+             WHERE $1 IS NULL OR ids.chain_id = $1) chain
+      LEFT JOIN entitlements.audit_log entry ON entry.chain_id = chain.chain_id
+     ORDER BY chain.chain_id, entry.seq";
+
+fn faults(account: Option<&str>) -> Result<Vec<FaultRow>, Error> {
+    let cursor = Spi::connect(|client| {
+        let only = account.map(|key| account_id(client, key)).transpose()?;
+        Ok::<_, Error>(client.try_open_cursor(CHAINS, &[only.into()])?.detach_into_name())
+    })?;
+    let mut inspection = Inspection::default();
+    // A connection to SPI for each batch: its end is what frees the batch's memory.
+    while Spi::connect(|client| {
+        let mut cursor = client.find_cursor(&cursor)?;
+        let batch = cursor.fetch(BATCH)?;
         if batch.is_empty() {
-            break;
+            return Ok::<_, Error>(false);
         }
-        while let Some(row) = batch.next() {
-            let chain_id: i64 = present(&row, 1)?;
-            if chain.as_ref().is_none_or(|walk| walk.chain_id != chain_id) {
-                faults.extend(chain.take().and_then(Walk::end));
-            }
-            let walk = match &mut chain {
-                Some(walk) => walk,
-                none => none.insert(Walk::begin(chain_id, &row)?),
-            };
-            if walk.fault.is_none() && row.get::<i64>(7)?.is_some() {
-                walk.fault = walk.step(&row)?;
-            }
+        for row in batch {
+            inspection.see(&row)?;
         }
+        cursor.detach_into_name();
+        Ok(true)
+    })? {}
+    Ok(inspection.end())
+}
+
+fn account_id(client: &SpiClient<'_>, key: &str) -> Result<i64, Error> {
+    let found = client.select("SELECT id FROM entitlements.accounts WHERE key = $1", Some(1), &[key.into()])?;
+    if found.is_empty() {
+        return Err(Error::UnknownAccount { account: key.to_owned() });
     }
-    faults.extend(chain.and_then(Walk::end));
-    Ok(faults)
+    Ok(found.first().get_one()?.expect("a key column"))
+}
+
+/// What was found so far, and the way along the chain that is being read.
+#[derive(Default)]
+struct Inspection {
+    faults: Vec<FaultRow>,
+    walk: Option<Walk>,
+}
+
+impl Inspection {
+    fn see(&mut self, row: &SpiHeapTupleData<'_>) -> Result<(), Error> {
+        let chain_id: i64 = present(row, 1)?;
+        if self.walk.as_ref().is_none_or(|walk| walk.chain_id != chain_id) {
+            let finished = self.walk.replace(Walk::begin(chain_id, row)?);
+            self.faults.extend(finished.and_then(Walk::end));
+        }
+        let has_entry = row.get::<i64>(7)?.is_some();
+        if let Some(walk) = self.walk.as_mut().filter(|walk| has_entry && walk.fault.is_none()) {
+            walk.fault = walk.step(row)?;
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> Vec<FaultRow> {
+        self.faults.extend(self.walk.and_then(Walk::end));
+        self.faults
+    }
 }
 
 fn present<T: FromDatum + IntoDatum>(row: &SpiHeapTupleData<'_>, column: usize) -> Result<T, Error> {

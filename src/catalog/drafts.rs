@@ -10,7 +10,7 @@ use crate::audit::{self, Chain};
 use crate::error::Error;
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
-use crate::pg::session::Actor;
+use crate::pg::session::{Actor, connect_to_change};
 use entitlements_model::catalog::{DocValue, Schema, draft};
 use entitlements_model::fault::Fault;
 use entitlements_model::json::Json;
@@ -96,7 +96,7 @@ fn define(
         Some(_) => Some(Json::string(key_argument::<PlanKey>("extends", extends)?.as_str())),
     };
     let text = |text: &str| if text.is_empty() { Json::Null } else { Json::string(text) };
-    Spi::connect_mut(|client| {
+    connect_to_change(|client| {
         audit::take_turn(client, Chain::Catalog)?;
         let drafted = Drafted::read(client, &plan)?;
         let created = if drafted.published.is_none() && drafted.draft.is_none() {
@@ -130,7 +130,7 @@ fn set_feature(plan: Option<&str>, feature: Option<&str>, value: Option<JsonbTex
     let plan = key_argument::<PlanKey>("plan", plan)?;
     let feature = key_argument::<FeatureKey>("feature", feature)?;
     let value = value.map(|value| json_argument("value", &value)).transpose()?;
-    Spi::connect_mut(|client| {
+    connect_to_change(|client| {
         audit::take_turn(client, Chain::Catalog)?;
         check_value(client, &feature, value.as_ref())?;
         let drafted = Drafted::read(client, &plan)?;
@@ -223,7 +223,7 @@ fn discard_draft(plan: Option<&str>) -> bool {
 
 fn discard(plan: Option<&str>) -> Result<bool, Error> {
     let plan = key_argument::<PlanKey>("plan", plan)?;
-    Spi::connect_mut(|client| {
+    connect_to_change(|client| {
         audit::take_turn(client, Chain::Catalog)?;
         let Some(draft) = Drafted::read(client, &plan)?.draft else {
             return Ok(false);
@@ -241,7 +241,7 @@ fn publish_plan(plan: Option<&str>) -> i32 {
 
 fn publish(plan: Option<&str>) -> Result<i32, Error> {
     let plan = key_argument::<PlanKey>("plan", plan)?;
-    Spi::connect_mut(|client| {
+    connect_to_change(|client| {
         audit::take_turn(client, Chain::Catalog)?;
         let drafted = Drafted::read(client, &plan)?;
         let latest = drafted.latest();

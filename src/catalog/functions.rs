@@ -5,6 +5,7 @@ use crate::audit::{self, Chain};
 use crate::error::Error;
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
+use crate::pg::session::connect_to_change;
 use entitlements_model::catalog::{self, Action, Change, Object, Row};
 use entitlements_model::fault::{Fault, Path};
 use entitlements_model::json::{self, Json, Limits};
@@ -54,7 +55,7 @@ fn apply(document: Option<&str>, dry_run: Option<bool>) -> Result<Vec<Effect>, E
     if dry_run {
         Spi::connect(|client| effects(client, changes_to(client, &document)?))
     } else {
-        Spi::connect_mut(|client| {
+        connect_to_change(|client| {
             let changes = make_so(client, &document)?;
             effects(client, changes)
         })
@@ -152,7 +153,7 @@ fn define(feature: Option<&str>, kind: Option<&str>, definition: Option<JsonbTex
         members.insert(0, ("kind".to_owned(), Json::string(kind)));
     }
     let document = Json::object([("features", Json::object([(feature.as_str(), Json::Object(members))]))]);
-    Spi::connect_mut(|client| make_so(client, &document))?;
+    connect_to_change(|client| make_so(client, &document))?;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use super::functions::key_argument;
 use crate::audit::{self, Chain};
 use crate::error::Error;
 use crate::pg::error::or_raise;
-use crate::pg::session::Actor;
+use crate::pg::session::{Actor, refuse_read_only};
 use entitlements_model::key::PlanKey;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, SpiHeapTupleData};
@@ -143,7 +143,11 @@ fn migrate(
         let to = version_id(to_version)?;
         let accounts = accounts.map(|keys| account_ids(client, keys)).transpose()?;
         let migration = Migration { plan_id, from, to, at, accounts };
-        if dry_run { migration.preview(client) } else { migration.run(client, &plan, to_version, reason) }
+        if dry_run {
+            return migration.preview(client);
+        }
+        refuse_read_only();
+        migration.run(client, &plan, to_version, reason)
     })?;
     Ok((to_version, moved))
 }

@@ -11,12 +11,12 @@ use crate::error::Error;
 use crate::pg::error::or_raise;
 use crate::pg::snapshot::{statement_time, transaction_time};
 use entitlements_model::amount::Allowance;
+use entitlements_model::json::{self, Json, Limits};
 use entitlements_model::kind::Reason;
 use entitlements_model::plan::PlanVersionId;
 use entitlements_model::resolve::{self, Absence, Contribution, Effect, Entitlement, Feature, Resolved, Source};
 use entitlements_model::time::{FOREVER, Time};
 use pgrx::prelude::*;
-use serde_json::{Map, Value, json};
 
 #[pg_extern(sql = false)]
 fn explain(
@@ -96,8 +96,8 @@ impl Explanation {
 
     fn value(&self, value: &Resolved) -> String {
         match (value_json(value), &self.unit) {
-            (value @ Value::Number(_), Some(unit)) => format!("{value} {unit}"),
-            (Value::String(word), _) if matches!(value, Resolved::Allowance(_)) => word,
+            (value @ Json::Number(_), Some(unit)) => format!("{value} {unit}"),
+            (Json::String(word), _) if matches!(value, Resolved::Allowance(_)) => word,
             (value, _) => value.to_string(),
         }
     }
@@ -199,34 +199,33 @@ impl Explanation {
         }
     }
 
-    fn json(&self) -> Value {
-        let mut object = Map::new();
-        object.insert("account".to_owned(), self.account.clone().into());
-        object.insert("feature".to_owned(), self.feature_key.clone().into());
-        object.insert("kind".to_owned(), self.feature.kind.as_str().into());
-        object.insert("unit".to_owned(), self.unit.clone().into());
-        object.insert("at".to_owned(), time_json(self.at));
-        object.extend(self.answer_json(&self.answer));
+    fn json(&self) -> Json {
+        let mut members = vec![
+            ("account", Json::string(&self.account)),
+            ("feature", Json::string(&self.feature_key)),
+            ("kind", Json::string(self.feature.kind.as_str())),
+            ("unit", optional(self.unit.as_deref())),
+            ("at", time_json(self.at)),
+        ];
+        members.extend(self.answer_json(&self.answer));
         if let Some(hindsight) = &self.hindsight {
-            object.insert("with_what_is_known_now".to_owned(), self.answer_json(hindsight).into());
+            members.push(("with_what_is_known_now", Json::object(self.answer_json(hindsight))));
         }
-        object.into()
+        Json::object(members)
     }
 
-    fn answer_json(&self, answer: &Account) -> Map<String, Value> {
+    fn answer_json(&self, answer: &Account) -> [(&'static str, Json); 6] {
         let entitlement = &answer.entitlement;
         let contributions = entitlement.contributions.iter().zip(&answer.plans);
-        let mut object = Map::new();
-        object.insert("granted".to_owned(), entitlement.granted.into());
-        object.insert("reason".to_owned(), self.reason(answer).as_str().into());
-        object.insert("value".to_owned(), value_json(&entitlement.value));
-        object.insert("expires_at".to_owned(), entitlement.expires_at.map_or(Value::Null, time_json));
-        object.insert("valid_until".to_owned(), time_json(entitlement.valid_until));
-        object.insert(
-            "rows".to_owned(),
-            contributions.map(|(contribution, plan)| contribution_json(answer, contribution, plan.as_ref())).collect(),
-        );
-        object
+        let rows = contributions.map(|(contribution, plan)| contribution_json(answer, contribution, plan.as_ref()));
+        [
+            ("granted", Json::Bool(entitlement.granted)),
+            ("reason", Json::string(self.reason(answer).as_str())),
+            ("value", value_json(&entitlement.value)),
+            ("expires_at", entitlement.expires_at.map_or(Json::Null, time_json)),
+            ("valid_until", time_json(entitlement.valid_until)),
+            ("rows", Json::Array(rows.collect())),
+        ]
     }
 }
 
@@ -302,51 +301,74 @@ fn absence_words(absence: Absence) -> &'static str {
     }
 }
 
-fn contribution_json(answer: &Account, contribution: &Contribution, plan: Option<&(String, i32)>) -> Value {
+fn contribution_json(answer: &Account, contribution: &Contribution, plan: Option<&(String, i32)>) -> Json {
     let records = &answer.lineage[contribution.level];
-    let mut object = match contribution.source {
+    let mut members = match contribution.source {
         Source::Subscription { index } => {
             let record = &records.subscriptions[index];
-            json!({
-                "object": "subscription", "id": record.row.id, "plan": plan.map(|plan| &plan.0), "version": plan.map(|plan| plan.1),
-                "version_policy": if record.follows_latest { "latest" } else { "pinned" }, "quantity": record.row.quantity,
-                "status": record.row.status.as_str(), "starts_at": time_json(record.row.starts_at),
-                "ends_at": time_json(record.row.ends_at), "grace_until": record.row.grace_until.map(time_json),
-                "source": record.source, "source_ref": record.source_ref, "reason": record.reason, "by": record.recorded_by,
-                "recorded_at": time_json(record.recorded_at),
-            })
+            let policy = if record.follows_latest { "latest" } else { "pinned" };
+            vec![
+                ("object", Json::string("subscription")),
+                ("id", Json::number(record.row.id)),
+                ("plan", optional(plan.map(|(plan, _)| plan.as_str()))),
+                ("version", plan.map_or(Json::Null, |(_, version)| Json::number(version))),
+                ("version_policy", Json::string(policy)),
+                ("quantity", Json::number(record.row.quantity)),
+                ("status", Json::string(record.row.status.as_str())),
+                ("starts_at", time_json(record.row.starts_at)),
+                ("ends_at", time_json(record.row.ends_at)),
+                ("grace_until", record.row.grace_until.map_or(Json::Null, time_json)),
+                ("source", Json::string(&record.source)),
+                ("source_ref", optional(record.source_ref.as_deref())),
+                ("reason", optional(record.reason.as_deref())),
+                ("by", Json::string(&record.recorded_by)),
+                ("recorded_at", time_json(record.recorded_at)),
+            ]
         }
         Source::Override { index } => {
             let record = &records.overrides[index];
-            json!({
-                "object": "override", "id": record.row.id, "mode": record.row.mode.as_str(),
-                "starts_at": time_json(record.starts_at), "expires_at": time_json(record.row.expires_at), "source": record.source,
-                "reason": record.reason, "by": record.created_by,
-            })
+            vec![
+                ("object", Json::string("override")),
+                ("id", Json::number(record.row.id)),
+                ("mode", Json::string(record.row.mode.as_str())),
+                ("starts_at", time_json(record.starts_at)),
+                ("expires_at", time_json(record.row.expires_at)),
+                ("source", Json::string(&record.source)),
+                ("reason", Json::string(&record.reason)),
+                ("by", Json::string(&record.created_by)),
+            ]
         }
         Source::Block { index } => {
             let record = &records.blocks[index];
-            json!({
-                "object": "block", "id": record.row.id, "all_features": record.row.feature.is_none(),
-                "starts_at": time_json(record.starts_at), "source": record.source, "reason": record.reason, "by": record.created_by,
-            })
+            vec![
+                ("object", Json::string("block")),
+                ("id", Json::number(record.row.id)),
+                ("all_features", Json::Bool(record.row.feature.is_none())),
+                ("starts_at", time_json(record.starts_at)),
+                ("source", Json::string(&record.source)),
+                ("reason", Json::string(&record.reason)),
+                ("by", Json::string(&record.created_by)),
+            ]
         }
     };
-    object["account"] = records.account.clone().into();
-    object["value"] = contribution.value.as_ref().map_or(Value::Null, value_json);
-    object["effect"] = effect(contribution.effect, records).into();
-    object
+    members.push(("account", Json::string(&records.account)));
+    members.push(("value", contribution.value.as_ref().map_or(Json::Null, value_json)));
+    members.push(("effect", Json::string(effect(contribution.effect, records))));
+    Json::object(members)
 }
 
-fn value_json(value: &Resolved) -> Value {
+fn optional(text: Option<&str>) -> Json {
+    text.map_or(Json::Null, Json::string)
+}
+
+/// The value with every digit that is stored.
+fn value_json(value: &Resolved) -> Json {
     match value {
-        Resolved::Flag(enabled) => (*enabled).into(),
-        Resolved::Config(None) => Value::Null,
-        Resolved::Config(Some(json)) => serde_json::from_str(json).unwrap_or(Value::Null),
-        Resolved::Allowance(Allowance::Unlimited) => "unlimited".into(),
-        Resolved::Allowance(Allowance::Finite(amount)) => {
-            serde_json::from_str(&amount.to_string()).expect("amounts are JSON numbers")
-        }
+        Resolved::Flag(enabled) => Json::Bool(*enabled),
+        Resolved::Config(None) => Json::Null,
+        Resolved::Config(Some(config)) => json::parse(config, Limits::CATALOG).unwrap_or(Json::Null),
+        Resolved::Allowance(Allowance::Unlimited) => Json::string("unlimited"),
+        Resolved::Allowance(Allowance::Finite(amount)) => Json::number(amount),
     }
 }
 
@@ -355,6 +377,6 @@ fn moment(time: Time) -> String {
     sql_time(time).map_or_else(|| "open-ended".to_owned(), |time| time.to_iso_string().replace('T', " "))
 }
 
-fn time_json(time: Time) -> Value {
-    sql_time(time).map_or(Value::Null, |time| time.to_iso_string().into())
+fn time_json(time: Time) -> Json {
+    sql_time(time).map_or(Json::Null, |time| Json::string(time.to_iso_string()))
 }

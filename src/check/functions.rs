@@ -7,12 +7,13 @@ use super::memo::MEMO;
 use crate::error::Error;
 use crate::pg::composite::Composite;
 use crate::pg::error::or_raise;
+use crate::pg::jsonb::JsonbText;
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::kind::{Kind, Reason};
 use entitlements_model::resolve::{Entitlement, Feature, Resolved};
 use entitlements_model::time::Time;
 use pgrx::prelude::*;
-use pgrx::{AllocatedByRust, AnyNumeric, JsonB};
+use pgrx::{AllocatedByRust, AnyNumeric};
 use std::str::FromStr;
 
 /// A resolved entitlement with the words it is reported in.
@@ -55,18 +56,16 @@ pub fn sql_time(time: Time) -> Option<TimestampWithTimeZone> {
     (time != Time::MAX).then(|| TimestampWithTimeZone::try_from(time).expect("times come from timestamptz columns"))
 }
 
-/// The value as `value_of` gives it.
-fn sql_value(value: &Resolved) -> Option<JsonB> {
+/// The value as `value_of` gives it, with every digit that is stored.
+fn sql_value(value: &Resolved) -> Option<JsonbText> {
     let json = match value {
-        Resolved::Flag(enabled) => serde_json::Value::from(*enabled),
+        Resolved::Flag(enabled) => enabled.to_string(),
         Resolved::Config(None) => return None,
-        Resolved::Config(Some(json)) => serde_json::from_str(json).expect("jsonb is valid JSON"),
-        Resolved::Allowance(Allowance::Unlimited) => "unlimited".into(),
-        Resolved::Allowance(Allowance::Finite(amount)) => {
-            serde_json::Value::Number(serde_json::Number::from_str(&amount.to_string()).expect("amounts are JSON numbers"))
-        }
+        Resolved::Config(Some(json)) => json.to_string(),
+        Resolved::Allowance(Allowance::Unlimited) => "\"unlimited\"".to_owned(),
+        Resolved::Allowance(Allowance::Finite(amount)) => amount.to_string(),
     };
-    Some(JsonB(json))
+    Some(JsonbText(json))
 }
 
 fn resolve(account: Option<&str>, feature: Option<&str>, with_history: bool) -> Result<Answer, Error> {
@@ -88,7 +87,7 @@ pub fn denial(account: Option<&[u8]>, feature: &[u8]) -> Error {
 }
 
 #[pg_extern(sql = false)]
-fn value_of(account: Option<&str>, feature: Option<&str>) -> Option<JsonB> {
+fn value_of(account: Option<&str>, feature: Option<&str>) -> Option<JsonbText> {
     sql_value(&or_raise(resolve(account, feature, false)).entitlement.value)
 }
 
@@ -171,6 +170,7 @@ fn decide(account: Option<&str>, feature: Option<&str>, n: Option<AnyNumeric>) -
     })
 }
 
+#[expect(clippy::type_complexity, reason = "the columns of the type entitlement, which pgrx takes no alias for")]
 #[pg_extern(sql = false)]
 fn entitlements_of(
     account: Option<&str>,
@@ -181,7 +181,7 @@ fn entitlements_of(
         name!(feature, String),
         name!(kind, String),
         name!(granted, bool),
-        name!(value, Option<JsonB>),
+        name!(value, Option<JsonbText>),
         name!(allowance, Option<AnyNumeric>),
         name!(reason, String),
         name!(expires_at, Option<TimestampWithTimeZone>),

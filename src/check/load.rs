@@ -49,9 +49,15 @@ impl Account {
 #[derive(Default)]
 pub struct Catalog {
     versions: HashMap<PlanVersionId, PlanVersion, RandomState>,
+    /// Versions that the present snapshot shows without features. Where tables are filled one after the other, by a restore or
+    /// by replication, a version can be seen before its features: these do not outlive the snapshot.
+    bare: Vec<PlanVersionId>,
     latest: HashMap<PlanId, Option<PlanVersionId>, RandomState>,
     size: usize,
 }
+
+/// Bytes that a version takes without its features, roughly.
+const SIZE_OF_VERSION: usize = size_of::<PlanVersion>() + 32;
 
 impl Catalog {
     /// Bytes on the heap, roughly.
@@ -61,11 +67,16 @@ impl Catalog {
 
     pub fn forget_versions(&mut self) {
         self.versions.clear();
+        self.bare.clear();
         self.latest.clear();
         self.size = 0;
     }
 
     pub fn forget_snapshot(&mut self) {
+        for id in self.bare.drain(..) {
+            self.versions.remove(&id);
+            self.size -= SIZE_OF_VERSION;
+        }
         self.latest.clear();
     }
 }
@@ -286,7 +297,7 @@ impl Reader<'_> {
         );
         let (kind, rank) = header.expect("foreign keys keep plan versions");
         let mut features = Vec::new();
-        let mut size = size_of::<PlanVersion>() + 32;
+        let mut size = SIZE_OF_VERSION;
         // The index is on (plan_version_id, feature_id), so features arrive sorted by id as PlanVersion wants them.
         scan(
             &self.relations.plan_features,
@@ -294,7 +305,11 @@ impl Reader<'_> {
             Order::Ascending,
             self.snapshot,
             |row| {
-                let value = present(value(row, plan_feature::ENABLED, present(row.bool(plan_feature::PER_UNIT))));
+                let value = present(value(
+                    row,
+                    [plan_feature::ENABLED, plan_feature::CONFIG, plan_feature::AMOUNT],
+                    present(row.bool(plan_feature::PER_UNIT)),
+                ));
                 size += size_of::<(FeatureId, Value)>();
                 if let Value::Config(json) = &value {
                     size += json.len();
@@ -303,6 +318,9 @@ impl Reader<'_> {
                 ControlFlow::Continue(())
             },
         );
+        if features.is_empty() {
+            self.catalog.bare.push(id);
+        }
         self.catalog.versions.insert(id, PlanVersion { id, kind, rank, features });
         self.catalog.size += size;
     }
@@ -355,7 +373,7 @@ pub fn read_override(row: &Row<'_, { exception::COUNT }>) -> Override {
         id: present(row.int8(exception::ID)),
         feature: FeatureId(present(row.int4(exception::FEATURE_ID))),
         mode: word::<OverrideMode, _>(row, exception::MODE),
-        value: value(row, exception::ENABLED, false),
+        value: value(row, [exception::ENABLED, exception::CONFIG, exception::AMOUNT], false),
         expires_at: present(row.time(exception::EXPIRES_AT)),
     }
 }
@@ -374,13 +392,14 @@ fn read_feature(row: &Row<'_, { feature::COUNT }>) -> (FeatureKey, Feature) {
     (key.expect("keys were checked when they were written"), found)
 }
 
-/// The value in the columns enabled, config and amount, of which `first` is the first.
-fn value<const COLUMNS: usize>(row: &Row<'_, COLUMNS>, first: usize, per_unit: bool) -> Option<Value> {
-    if let Some(enabled) = row.bool(first) {
+/// The value in the columns of a flag, a config value and an amount.
+fn value<const COLUMNS: usize>(row: &Row<'_, COLUMNS>, columns: [usize; 3], per_unit: bool) -> Option<Value> {
+    let [enabled, config, amount] = columns;
+    if let Some(enabled) = row.bool(enabled) {
         return Some(Value::Flag(enabled));
     }
-    if let Some(json) = row.jsonb(first + 1) {
+    if let Some(json) = row.jsonb(config) {
         return Some(Value::Config(json.into()));
     }
-    row.numeric(first + 2).map(|amount| Value::Metered { allowance: allowance(&amount), per_unit })
+    row.numeric(amount).map(|amount| Value::Metered { allowance: allowance(&amount), per_unit })
 }

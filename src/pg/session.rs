@@ -1,6 +1,7 @@
-//! Who is at the other end: for the audit log.
+//! Who is at the other end, for the audit log, and whether they may write.
 
 use pgrx::pg_sys;
+use pgrx::spi::{Spi, SpiClient};
 use std::ffi::CStr;
 
 /// Names of the session's user and of the role in force.
@@ -16,6 +17,18 @@ impl Actor {
         // SAFETY: look-ups by OID; a role that was dropped meanwhile gives NULL.
         unsafe { Self { session_user: role_name(pg_sys::GetSessionUserId()), role: role_name(pg_sys::GetOuterUserId()) } }
     }
+}
+
+/// Runs what changes something. SPI would first take a transaction id, which a standby has none of.
+pub fn connect_to_change<R>(work: impl FnOnce(&mut SpiClient<'_>) -> R) -> R {
+    refuse_read_only();
+    Spi::connect_mut(work)
+}
+
+/// 25006 in a read-only transaction and on a standby, as the server has it for its own commands.
+pub fn refuse_read_only() {
+    // SAFETY: reads the transaction's state; the name is a static string.
+    unsafe { pg_sys::PreventCommandIfReadOnly(c"a change of entitlements".as_ptr()) };
 }
 
 /// # Safety

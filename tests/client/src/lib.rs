@@ -2,7 +2,8 @@
 //! and assertions on SQLSTATE.
 //!
 //! The server is named by the usual variables PGHOST, PGPORT and PGUSER (`scripts/cluster env` prints them); the user must
-//! be a superuser. Each test makes its own database and drops it at the end, so tests run side by side.
+//! be a superuser. Tests of a hot standby need STANDBY_PGHOST and STANDBY_PGPORT too. Each test makes its own database and
+//! drops it at the end, so tests run side by side.
 
 use postgres::error::DbError;
 use postgres::types::ToSql;
@@ -17,8 +18,12 @@ fn server() -> Config {
     if let Ok(port) = env::var("PGPORT") {
         config.port(port.parse().expect("PGPORT is a port number"));
     }
-    config.user(&env::var("PGUSER").unwrap_or_else(|_| "postgres".to_owned()));
+    config.user(&user());
     config
+}
+
+fn user() -> String {
+    env::var("PGUSER").unwrap_or_else(|_| "postgres".to_owned())
 }
 
 /// A database of the test's own with the extension created in it; dropped with the value.
@@ -53,6 +58,17 @@ impl Database {
     /// A connection as the superuser the environment names.
     pub fn connect(&self) -> Client {
         self.config().connect(NoTls).expect("the database accepts connections")
+    }
+
+    /// How to reach this database on the hot standby that STANDBY_PGHOST and STANDBY_PGPORT name.
+    pub fn standby_config(&self) -> Config {
+        let variable =
+            |name: &str| env::var(name).unwrap_or_else(|_| panic!("{name} names a standby (see scripts/cluster standby)"));
+        let mut config = Config::new();
+        config.host(&variable("STANDBY_PGHOST"));
+        config.port(variable("STANDBY_PGPORT").parse().expect("STANDBY_PGPORT is a port number"));
+        config.user(&user()).dbname(&self.name);
+        config
     }
 
     /// A connection as `role`, which must have LOGIN.

@@ -290,6 +290,32 @@ fn erased_contents_verify_and_others_removed_do_not() {
     );
 }
 
+/// The permission to remove contents ends with the erasure, also with one that fails half-way.
+#[test]
+fn a_failed_erasure_leaves_the_log_closed() {
+    let database = Database::new();
+    let mut client = stage(&database);
+    let mut other = database.connect();
+    run(&mut other, "BEGIN; SELECT FROM entitlements.audit_log WHERE chain_id = 1 AND seq = 2 FOR UPDATE");
+    run(&mut client, "SET lock_timeout = '100ms'");
+    refused_with(&mut client, "55P03", "SELECT entitlements.erase_account('acme', 'asked')", &[]);
+    run(&mut other, "ROLLBACK");
+    refused_with(
+        &mut client,
+        "NE009",
+        "UPDATE entitlements.audit_log SET content = NULL, salt = NULL WHERE chain_id = 1",
+        &[],
+    );
+    run(&mut client, "SELECT entitlements.erase_account('acme', 'asked')");
+    refused_with(
+        &mut client,
+        "NE009",
+        "UPDATE entitlements.audit_log SET content = NULL, salt = NULL WHERE chain_id = 2",
+        &[],
+    );
+    assert_eq!(faults(&mut client), []);
+}
+
 #[test]
 fn verifying_writes_nothing() {
     let database = Database::new();

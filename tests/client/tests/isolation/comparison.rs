@@ -270,3 +270,16 @@ impl Comparison {
         Session { client: self.database.config().options(options).connect(NoTls).expect("the settings are accepted") }
     }
 }
+
+impl Drop for Comparison {
+    /// A prepared transaction that a failed test left behind would keep the database.
+    fn drop(&mut self) {
+        if let Ok(mut client) = self.database.config().connect(NoTls)
+            && let Ok(rows) = client.query("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()", &[])
+        {
+            for row in rows {
+                let _ = client.batch_execute(&format!("ROLLBACK PREPARED '{}'", row.get::<_, String>(0)));
+            }
+        }
+    }
+}

@@ -13,8 +13,13 @@ use std::collections::BTreeMap;
 use std::env;
 use std::time::{Duration, Instant};
 
+/// Sessions that run transactions.
 const SESSIONS: usize = 4;
-const STATEMENTS: usize = 40;
+/// A session that keeps a transaction with an id open through a whole schedule, and one that ends transactions in between: with
+/// both, the snapshots of the others look alike more often.
+const OLDEST: usize = SESSIONS;
+const PASSER_BY: usize = SESSIONS + 1;
+const STATEMENTS: usize = 25;
 /// Schedules that the same backends go through, one after the other: what a backend remembers outlives a transaction.
 const SCHEDULES_PER_BACKEND: u64 = 25;
 
@@ -111,6 +116,20 @@ struct Actor {
     transaction: Option<Transaction>,
 }
 
+/// Each schedule has its own, since some errors need checks to be rare, or others to keep still.
+struct Habits {
+    sessions: usize,
+    /// How often the session that has just done something checks, and how often another one does.
+    checks_by_actor: f64,
+    checks_by_other: f64,
+    /// How many of the writes only take a transaction id.
+    bare_ids: f64,
+    /// How often somebody's transaction ends in between.
+    passing: f64,
+    /// How many in twenty of the statements within a transaction are about savepoints and cursors.
+    nesting: u32,
+}
+
 struct Run<'a> {
     random: StdRng,
     comparison: &'a Comparison,
@@ -119,6 +138,7 @@ struct Run<'a> {
     /// The statements of the present schedule, with the session that ran each.
     log: Vec<String>,
     seed: u64,
+    habits: Habits,
     /// The seed of the first schedule that the present backends went through.
     first_seed: u64,
     counts: BTreeMap<&'static str, u64>,
@@ -134,6 +154,14 @@ impl<'a> Run<'a> {
             prepared: Vec::new(),
             log: Vec::new(),
             seed: 0,
+            habits: Habits {
+                sessions: SESSIONS,
+                checks_by_actor: 0.5,
+                checks_by_other: 0.5,
+                bare_ids: 0.5,
+                passing: 0.5,
+                nesting: 10,
+            },
             first_seed: 0,
             counts: BTreeMap::new(),
         }
@@ -143,7 +171,7 @@ impl<'a> Run<'a> {
     fn connect(&mut self, seed: u64) {
         self.first_seed = seed;
         self.actors.clear();
-        for _ in 0..SESSIONS {
+        for _ in 0..SESSIONS + 2 {
             let session = self.comparison.session_with(SETTINGS);
             self.actors.push(Actor { session, transaction: None });
         }
@@ -183,16 +211,7 @@ impl<'a> Run<'a> {
 
     /// Runs the statement; None where it was refused for what other sessions do. Any other refusal is a failure.
     fn run(&mut self, actor: usize, sql: &str) -> Option<Vec<Vec<Option<String>>>> {
-        let t0 = Instant::now();
         let result = self.actors[actor].session.try_query(sql);
-        PROF.lock()
-            .unwrap()
-            .entry(sql.chars().take(30).collect::<String>())
-            .and_modify(|e: &mut (u64, u64)| {
-                e.0 += 1;
-                e.1 += t0.elapsed().as_micros() as u64
-            })
-            .or_insert((1, t0.elapsed().as_micros() as u64));
         let outcome = result.as_ref().map_or_else(|code| format!(" -- {}", code.code()), |_| String::new());
         self.log.push(format!("{actor}: {sql}{outcome}"));
         match result {
@@ -239,9 +258,8 @@ impl<'a> Run<'a> {
             ),
             84..88 => "SELECT 'rows', '', test.volatile_answers(), 0".to_owned(),
             88..92 => format!(
-                "SELECT feature, '', array_agg(account ORDER BY account) FILTER (WHERE account <> 'nobody'),
-                    array(SELECT * FROM entitlements.entitled_accounts('{feature}') entitled WHERE entitled <> 'nobody')
-                FROM test.expected WHERE feature = '{feature}' AND want GROUP BY feature"
+                "SELECT '{feature}', '', array(SELECT entitlements.entitled_accounts('{feature}')),
+                    array(SELECT account FROM test.expected WHERE feature = '{feature}' AND want ORDER BY account COLLATE \"C\")"
             ),
             92..99 => format!(
                 "SELECT '{feature}', '', count(*), (SELECT count(*) FROM test.expected WHERE feature = '{feature}' AND want)
@@ -258,6 +276,12 @@ impl<'a> Run<'a> {
         }
         if way == 99 && self.actors[actor].transaction.as_ref().is_none_or(|transaction| !transaction.failed) {
             self.run(actor, NOT_PARALLEL);
+        }
+    }
+
+    fn check_unless_failed(&mut self, actor: usize) {
+        if self.actors[actor].transaction.as_ref().is_none_or(|transaction| !transaction.failed) {
+            self.check(actor);
         }
     }
 
@@ -320,25 +344,26 @@ impl<'a> Run<'a> {
     /// A change of what decides, or something that only moves ids and snapshots on.
     fn write(&mut self, actor: usize) {
         self.count("changes");
-        match self.random.random_range(0..12) {
+        if self.chance(self.habits.bare_ids) {
+            self.run(actor, "SELECT pg_current_xact_id()");
+            return;
+        }
+        match self.random.random_range(0..9) {
             0..6 => {
                 let sql = self.change();
                 self.run(actor, &sql);
             }
-            6..9 => {
-                self.run(actor, "SELECT pg_current_xact_id()");
-            }
-            9 => {
+            6 => {
                 self.run(actor, "INSERT INTO test.scratch VALUES (1)");
             }
-            10 => {
+            7 => {
                 let (name, feature) = self.name_and_feature();
                 self.count("changes within a statement");
                 let sql = format!(
                     "SELECT account, feature, ARRAY[got, entitlements.entitled(account, feature), flipped = 0],
                         ARRAY[want, want, true]
                     FROM (SELECT account, feature, got, want, test.flip('{name}', '{feature}') AS flipped
-                        FROM test.comparison WHERE account = '{name}' OFFSET 0) around"
+                        FROM test.comparison WHERE account = '{name}' AND feature = '{feature}' OFFSET 0) around"
                 );
                 if let Some(rows) = self.run(actor, &sql) {
                     self.compare(&rows);
@@ -371,7 +396,7 @@ impl<'a> Run<'a> {
         let may_export = |transaction: &Transaction| {
             transaction.level != "SERIALIZABLE" && !transaction.failed && transaction.savepoints == 0
         };
-        let exporters: Vec<usize> = (0..SESSIONS)
+        let exporters: Vec<usize> = (0..self.habits.sessions)
             .filter(|other| *other != actor && self.actors[*other].transaction.as_ref().is_some_and(may_export))
             .collect();
         if exporters.is_empty() {
@@ -391,15 +416,15 @@ impl<'a> Run<'a> {
     fn end(&mut self, actor: usize, transaction: &Transaction) {
         let may_prepare = !transaction.failed && !transaction.must_not_be_prepared;
         match self.random.random_range(0..10) {
-            0..5 => {
+            0..6 => {
                 let committed = self.run(actor, "COMMIT").is_some() && !transaction.failed;
                 self.count("COMMIT");
                 if committed && transaction.cursor == Some(Cursor::WithHold) {
                     self.fetch_after_commit(actor);
                 }
             }
-            5..8 if may_prepare => {
-                let name = format!("schedule_{}_{}", self.seed, self.log.len());
+            6..8 if may_prepare => {
+                let name = format!("{}_{}", self.comparison.database.name(), self.log.len());
                 if self.run(actor, &format!("PREPARE TRANSACTION '{name}'")).is_some() {
                     self.prepared.push(name);
                     self.count("PREPARE TRANSACTION");
@@ -478,8 +503,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn step(&mut self) {
-        let actor = self.random.random_range(0..SESSIONS);
+    fn step(&mut self, actor: usize) {
         match self.actors[actor].transaction.take() {
             None => match self.random.random_range(0..20) {
                 0..9 => self.begin(actor),
@@ -490,7 +514,7 @@ impl<'a> Run<'a> {
             Some(transaction) => {
                 let (failed, read_only, depth, has_cursor) =
                     (transaction.failed, transaction.read_only, transaction.savepoints, transaction.cursor.is_some());
-                let choice = self.random.random_range(0..20);
+                let choice = self.random.random_range(0..20u32);
                 if failed && (depth == 0 || choice < 10) || choice < 5 {
                     self.end(actor, &transaction);
                     return;
@@ -506,9 +530,10 @@ impl<'a> Run<'a> {
                     self.count("ROLLBACK TO");
                     return;
                 }
-                match choice {
-                    5..10 => self.savepoint(actor, depth),
-                    10..13 => self.cursor(actor, has_cursor),
+                let nesting = self.habits.nesting;
+                match choice - 5 {
+                    nested if nested < nesting / 2 => self.savepoint(actor, depth),
+                    nested if nested < nesting => self.cursor(actor, has_cursor),
                     _ if read_only => self.check(actor),
                     _ => self.write(actor),
                 }
@@ -531,30 +556,40 @@ impl<'a> Run<'a> {
         self.seed = seed;
         self.random = StdRng::seed_from_u64(seed);
         self.log.clear();
-        let t0 = Instant::now();
         self.actors[0].session.run(RESET);
-        PROF.lock()
-            .unwrap()
-            .entry("RESET".to_owned())
-            .and_modify(|e: &mut (u64, u64)| {
-                e.0 += 1;
-                e.1 += t0.elapsed().as_micros() as u64
-            })
-            .or_insert((1, t0.elapsed().as_micros() as u64));
-
+        self.habits = Habits {
+            sessions: self.random.random_range(2..=SESSIONS),
+            checks_by_actor: self.pick(&[0.3, 0.6, 1.0]),
+            checks_by_other: self.pick(&[0.0, 0.2, 0.5]),
+            bare_ids: self.pick(&[0.1, 0.3, 0.5]),
+            passing: self.pick(&[0.0, 0.15]),
+            nesting: self.pick(&[2, 8]),
+        };
+        let oldest = self.chance(0.5);
+        if oldest {
+            self.run(OLDEST, "BEGIN; SELECT pg_current_xact_id()");
+        }
         for _ in 0..STATEMENTS {
-            self.step();
-            if self.chance(0.7) {
-                let actor = self.random.random_range(0..SESSIONS);
-                if self.actors[actor].transaction.as_ref().is_none_or(|transaction| !transaction.failed) {
-                    self.check(actor);
-                }
+            let actor = self.random.random_range(0..self.habits.sessions);
+            self.step(actor);
+            if self.chance(self.habits.passing) {
+                self.run(PASSER_BY, "SELECT pg_current_xact_id()");
+            }
+            if self.chance(self.habits.checks_by_actor) {
+                self.check_unless_failed(actor);
+            }
+            if self.chance(self.habits.checks_by_other) {
+                let other = self.random.random_range(0..self.habits.sessions);
+                self.check_unless_failed(other);
             }
         }
         for actor in 0..SESSIONS {
             if self.actors[actor].transaction.take().is_some() {
                 self.run(actor, "ROLLBACK");
             }
+        }
+        if oldest {
+            self.run(OLDEST, "ROLLBACK");
         }
         for name in std::mem::take(&mut self.prepared) {
             self.run(0, &format!("ROLLBACK PREPARED '{name}'"));
@@ -574,22 +609,14 @@ fn random_schedules_agree_with_the_join() {
     let mut seed = first;
     while Instant::now() < end || seed < first + FEWEST_SCHEDULES {
         if (seed - first).is_multiple_of(SCHEDULES_PER_BACKEND) {
-            let t0 = Instant::now();
             run.connect(seed);
             run.actors[0].session.run(VACUUM);
-            println!("connect {:?}", t0.elapsed());
         }
         run.schedule(seed);
         seed += 1;
-    }
-    let mut v: Vec<_> = PROF.lock().unwrap().clone().into_iter().collect();
-    v.sort_by_key(|e| std::cmp::Reverse(e.1.1));
-    for e in v.iter().take(25) {
-        println!("{e:?} {}", e.1.1 / e.1.0);
     }
     println!("schedules {first} to {}: {:?}", seed - 1, run.counts);
     for what in REACHED {
         assert!(run.counts.get(what).is_some_and(|count| *count >= 5), "{what} was hardly reached: {:?}", run.counts);
     }
 }
-static PROF: std::sync::Mutex<BTreeMap<String, (u64, u64)>> = std::sync::Mutex::new(BTreeMap::new());
