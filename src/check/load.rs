@@ -1,8 +1,11 @@
 //! Reading what decides about an account: its rows and its ancestors', the plan versions they name, the features.
 
 use crate::error::Error;
-use crate::pg::relations::{Relations, account, block, exception, feature, plan_feature, plan_version, subscription};
-use crate::pg::scan::{Condition, Order, Row, scan};
+use crate::pg::relations::{
+    Relations, account, account_entry, block, exception, feature, plan_feature, plan_version, subscription,
+    subscription_entry,
+};
+use crate::pg::scan::{Condition, Order, Row, scan, scan_covered};
 use crate::pg::snapshot::ActiveSnapshot;
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::key::FeatureKey;
@@ -117,8 +120,9 @@ impl Reader<'_> {
     /// The account with this key and the rows that are still in force after `since`; with None also those that have ended.
     pub fn account(&mut self, key: &[u8], since: Option<Time>) -> Result<Account, Error> {
         let mut found = None;
-        scan(&self.relations.accounts_by_key, &[Condition::TextIs(account::KEY, key)], Order::Any, self.snapshot, |row| {
-            found = Some((present(row.int8(account::ID)), row.int8(account::PARENT_ID)));
+        let key = [Condition::TextIs(account_entry::KEY, key)];
+        scan_covered(&self.relations.account_entries, &key, self.snapshot, |row| {
+            found = Some((present(row.int8(account_entry::ID)), row.int8(account_entry::PARENT_ID)));
             ControlFlow::Break(())
         });
         match found {
@@ -206,22 +210,18 @@ impl Reader<'_> {
         let mut subscriptions = Vec::with_capacity(1);
         let mut followers = Vec::new();
         let conditions = [
-            Condition::Int8Is(subscription::ACCOUNT_ID, id),
-            Condition::After(subscription::IN_FORCE_UNTIL, since.unwrap_or(Time::MIN)),
+            Condition::Int8Is(subscription_entry::ACCOUNT_ID, id),
+            Condition::After(subscription_entry::IN_FORCE_UNTIL, since.unwrap_or(Time::MIN)),
         ];
-        scan(
-            &self.relations.subscriptions,
-            if since.is_some() { &conditions } else { &conditions[..1] },
-            Order::Any,
-            self.snapshot,
-            |row| {
-                if row.int8(subscription::PLAN_VERSION_ID).is_none() {
-                    followers.push((subscriptions.len(), PlanId(present(row.int4(subscription::PLAN_ID)))));
-                }
-                subscriptions.push(read_subscription(row));
-                ControlFlow::Continue(())
-            },
-        );
+        let conditions = if since.is_some() { &conditions } else { &conditions[..1] };
+        scan_covered(&self.relations.subscription_entries, conditions, self.snapshot, |row| {
+            let found = read_subscription_entry(row);
+            if found.plan_version == FOLLOWS_LATEST {
+                followers.push((subscriptions.len(), PlanId(present(row.int4(subscription_entry::PLAN_ID)))));
+            }
+            subscriptions.push(found);
+            ControlFlow::Continue(())
+        });
         for (place, plan) in followers.into_iter().rev() {
             match self.latest(plan) {
                 Some(version) => subscriptions[place].plan_version = version,
@@ -355,11 +355,29 @@ impl Reader<'_> {
     }
 }
 
+/// What stands for the version in the row of a subscription that follows its plan's latest; ids begin with 1.
+const FOLLOWS_LATEST: PlanVersionId = PlanVersionId(0);
+
+/// As far as the index tells it: when the row stops to be in force, not why.
+fn read_subscription_entry(row: &Row<'_, { subscription_entry::COUNT }>) -> Subscription {
+    let in_force_until = present(row.time(subscription_entry::IN_FORCE_UNTIL));
+    Subscription {
+        row_id: 0,
+        id: present(row.int8(subscription_entry::ID)),
+        plan_version: row.int8(subscription_entry::PLAN_VERSION_ID).map_or(FOLLOWS_LATEST, PlanVersionId),
+        status: word::<Status, _>(row, subscription_entry::STATUS),
+        quantity: u32::try_from(present(row.int4(subscription_entry::QUANTITY))).expect("quantities are positive"),
+        starts_at: present(row.time(subscription_entry::STARTS_AT)),
+        ends_at: in_force_until,
+        grace_until: Some(in_force_until),
+    }
+}
+
 pub fn read_subscription(row: &Row<'_, { subscription::COUNT }>) -> Subscription {
     Subscription {
         row_id: present(row.int8(subscription::ROW_ID)),
         id: present(row.int8(subscription::ID)),
-        plan_version: PlanVersionId(row.int8(subscription::PLAN_VERSION_ID).unwrap_or(0)),
+        plan_version: row.int8(subscription::PLAN_VERSION_ID).map_or(FOLLOWS_LATEST, PlanVersionId),
         status: word::<Status, _>(row, subscription::STATUS),
         quantity: u32::try_from(present(row.int4(subscription::QUANTITY))).expect("quantities are positive"),
         starts_at: present(row.time(subscription::STARTS_AT)),

@@ -51,7 +51,7 @@ unsafe extern "C-unwind" fn at_relation_change(_argument: pg_sys::Datum, relatio
 }
 
 /// OIDs of the relations whose changes matter; the rest is 0.
-static OWN_RELATIONS: [AtomicU32; 32] = [const { AtomicU32::new(0) }; 32];
+static OWN_RELATIONS: [AtomicU32; 40] = [const { AtomicU32::new(0) }; 40];
 
 /// From now on only changes of these relations raise RELATIONS_CHANGED.
 pub fn watch(relations: impl Iterator<Item = pg_sys::Oid>) {

@@ -16,6 +16,11 @@ pub struct Access<const COLUMNS: usize> {
     pub(super) columns: [i16; COLUMNS],
 }
 
+/// A table read through an index that has all the columns asked for, so that the table's own pages need not be looked at.
+/// The numbers are those of the index's columns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct CoveredAccess<const COLUMNS: usize>(pub(super) Access<COLUMNS>);
+
 /// The columns of a table that are read, each with a constant for its place in `Access::columns`.
 macro_rules! columns {
     ($table:ident { $($NAME:ident = $name:literal),+ $(,)? }) => {
@@ -33,6 +38,7 @@ macro_rules! columns {
 }
 
 columns!(account { ID = c"id", PARENT_ID = c"parent_id", KEY = c"key" });
+columns!(account_entry { KEY = c"key", ID = c"id", PARENT_ID = c"parent_id" });
 columns!(former_parent { ACCOUNT_ID = c"account_id", UNTIL = c"until", PARENT_ID = c"parent_id" });
 columns!(subscription {
     ROW_ID = c"row_id",
@@ -52,6 +58,16 @@ columns!(subscription {
     RECORDED_AT = c"recorded_at",
     RECORDED_BY = c"recorded_by",
     SUPERSEDED_AT = c"superseded_at",
+});
+columns!(subscription_entry {
+    ACCOUNT_ID = c"account_id",
+    IN_FORCE_UNTIL = c"in_force_until",
+    ID = c"id",
+    PLAN_ID = c"plan_id",
+    PLAN_VERSION_ID = c"plan_version_id",
+    STATUS = c"status",
+    QUANTITY = c"quantity",
+    STARTS_AT = c"starts_at",
 });
 columns!(exception {
     ID = c"id",
@@ -99,41 +115,54 @@ columns!(plan_feature {
 
 /// The ways in which the tables are read.
 macro_rules! relations {
-    ($($name:ident: $columns:ident of $table:literal by $index:literal),+ $(,)?) => {
+    (
+        { $($name:ident: $columns:ident of $table:literal by $index:literal,)+ }
+        covered { $($entry:ident: $entry_columns:ident of $entry_table:literal by $entry_index:literal,)+ }
+    ) => {
         /// How each table is read.
         #[derive(Clone, Copy, PartialEq, Eq)]
         pub struct Relations {
             $(pub $name: Access<{ $columns::COUNT }>,)+
+            $(pub $entry: CoveredAccess<{ $entry_columns::COUNT }>,)+
         }
 
         impl Relations {
             fn look_up() -> Result<Self, Error> {
-                Ok(Self { $($name: access($table, $index, $columns::NAMES)?,)+ })
+                Ok(Self {
+                    $($name: access($table, $index, $columns::NAMES, false)?,)+
+                    $($entry: CoveredAccess(access($entry_table, $entry_index, $entry_columns::NAMES, true)?),)+
+                })
             }
 
             fn oids(&self) -> impl Iterator<Item = pg_sys::Oid> {
-                [$(self.$name.table, self.$name.index),+].into_iter()
+                [$(self.$name.table, self.$name.index,)+ $(self.$entry.0.table, self.$entry.0.index,)+].into_iter()
             }
         }
     };
 }
 
 relations! {
-    accounts_by_key: account of c"accounts" by c"accounts_key_key",
-    accounts_by_id: account of c"accounts" by c"accounts_pkey",
-    former_parents: former_parent of c"former_parents" by c"former_parents_pkey",
-    subscriptions: subscription of c"subscriptions" by c"subscriptions_check",
-    superseded_subscriptions: subscription of c"subscriptions" by c"subscriptions_account",
-    overrides: exception of c"overrides" by c"overrides_live",
-    ended_overrides: exception of c"overrides" by c"overrides_account",
-    blocks: block of c"blocks" by c"blocks_live",
-    ended_blocks: block of c"blocks" by c"blocks_account",
-    features: feature of c"features" by c"features_key_key",
-    features_by_id: feature of c"features" by c"features_pkey",
-    plans: plan of c"plans" by c"plans_pkey",
-    plan_versions: plan_version of c"plan_versions" by c"plan_versions_pkey",
-    versions_of_plan: plan_version of c"plan_versions" by c"plan_versions_plan_id_version_key",
-    plan_features: plan_feature of c"plan_features" by c"plan_features_pkey",
+    {
+        accounts_by_key: account of c"accounts" by c"accounts_key",
+        accounts_by_id: account of c"accounts" by c"accounts_pkey",
+        former_parents: former_parent of c"former_parents" by c"former_parents_pkey",
+        subscriptions: subscription of c"subscriptions" by c"subscriptions_check",
+        superseded_subscriptions: subscription of c"subscriptions" by c"subscriptions_account",
+        overrides: exception of c"overrides" by c"overrides_live",
+        ended_overrides: exception of c"overrides" by c"overrides_account",
+        blocks: block of c"blocks" by c"blocks_live",
+        ended_blocks: block of c"blocks" by c"blocks_account",
+        features: feature of c"features" by c"features_key_key",
+        features_by_id: feature of c"features" by c"features_pkey",
+        plans: plan of c"plans" by c"plans_pkey",
+        plan_versions: plan_version of c"plan_versions" by c"plan_versions_pkey",
+        versions_of_plan: plan_version of c"plan_versions" by c"plan_versions_plan_id_version_key",
+        plan_features: plan_feature of c"plan_features" by c"plan_features_pkey",
+    }
+    covered {
+        account_entries: account_entry of c"accounts" by c"accounts_key",
+        subscription_entries: subscription_entry of c"subscriptions" by c"subscriptions_check",
+    }
 }
 
 fn oid_of(name: &CStr) -> Result<pg_sys::Oid, Error> {
@@ -145,21 +174,28 @@ fn oid_of(name: &CStr) -> Result<pg_sys::Oid, Error> {
     Ok(oid)
 }
 
-fn access<const COLUMNS: usize>(table: &CStr, index: &CStr, columns: [&CStr; COLUMNS]) -> Result<Access<COLUMNS>, Error> {
-    let table_oid = oid_of(table)?;
+/// With `covered`, the columns' numbers are those that they have in the index.
+fn access<const COLUMNS: usize>(
+    table: &CStr,
+    index: &CStr,
+    columns: [&CStr; COLUMNS],
+    covered: bool,
+) -> Result<Access<COLUMNS>, Error> {
+    let (table_oid, index_oid) = (oid_of(table)?, oid_of(index)?);
+    let (relation, relation_oid) = if covered { (index, index_oid) } else { (table, table_oid) };
     let mut numbers = [0; COLUMNS];
     for (number, column) in numbers.iter_mut().zip(columns) {
         // SAFETY: a system catalog look-up by OID and NUL-terminated name.
-        *number = unsafe { pg_sys::get_attnum(table_oid, column.as_ptr()) };
+        *number = unsafe { pg_sys::get_attnum(relation_oid, column.as_ptr()) };
         if *number <= 0 {
             return Err(Error::incomplete(format!(
                 "column {} of entitlements.{} is missing",
                 column.to_string_lossy(),
-                table.to_string_lossy()
+                relation.to_string_lossy()
             )));
         }
     }
-    Ok(Access { table: table_oid, index: oid_of(index)?, columns: numbers })
+    Ok(Access { table: table_oid, index: index_oid, columns: numbers })
 }
 
 impl Relations {

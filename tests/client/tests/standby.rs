@@ -10,7 +10,7 @@ const LIFE: &str = r#"
     SELECT entitlements.apply_catalog('{
         "features": {"sso": {"kind": "flag"}, "support": {"kind": "config"}, "seats": {"kind": "allocation", "unit": "seat"}},
         "plans": {"team": {"kind": "base", "features": {"sso": true, "support": {"days": 1.50}, "seats": {"amount": 2.5, "per_unit": true}}}}}');
-    SELECT entitlements.subscribe('acme', 'team', quantity => 3, starts_at => '2020-01-01', reason => 'ordered');
+    SELECT entitlements.subscribe('acme', 'team', quantity => 3, starts_at => '2020-01-01', ends_at => '2120-01-01', reason => 'ordered');
     SELECT entitlements.change_subscription(1, quantity => 4, at => '2021-01-01');
     SELECT entitlements.set_override('acme', 'support', 'set', '"x"', 'a favour', now() + interval '1 day');
     SELECT entitlements.subscribe('7', 'team', version_policy => 'latest');
@@ -78,7 +78,7 @@ fn standby_of(database: &Database, primary: &mut Client) -> Client {
 }
 
 #[test]
-fn a_standby_answers_as_the_primary_and_refuses_to_change() {
+fn a_standby_answers_as_the_primary_and_nothing_read_only_changes() {
     let database = Database::new();
     let mut primary = database.connect();
     primary.batch_execute(LIFE).unwrap();
@@ -102,6 +102,11 @@ fn a_standby_answers_as_the_primary_and_refuses_to_change() {
     }
     for statement in CHANGING {
         let error = standby.query(*statement, &[]).expect_err(statement);
+        assert_eq!(error.code().map(|code| code.code()), Some("25006"), "{statement}: {error:?}");
+    }
+    for statement in CHANGING {
+        let mut read_only = primary.build_transaction().read_only(true).start().unwrap();
+        let error = read_only.query(*statement, &[]).expect_err(statement);
         assert_eq!(error.code().map(|code| code.code()), Some("25006"), "{statement}: {error:?}");
     }
     for statement in CHANGING {

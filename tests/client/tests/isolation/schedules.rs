@@ -21,7 +21,7 @@ const OLDEST: usize = SESSIONS;
 const PASSER_BY: usize = SESSIONS + 1;
 const STATEMENTS: usize = 25;
 /// Schedules that the same backends go through, one after the other: what a backend remembers outlives a transaction.
-const SCHEDULES_PER_BACKEND: u64 = 25;
+const SCHEDULES_PER_BACKEND: u64 = 50;
 
 const FEWEST_SCHEDULES: u64 = 200;
 
@@ -49,6 +49,24 @@ const PARALLEL: &str =
     "SELECT set_config(name, 'on', false) FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query')";
 const NOT_PARALLEL: &str =
     "SELECT set_config(name, 'off', false) FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query')";
+
+/// Ways to ask, each with rows of (account, feature, got, want); planned once, for planning takes longer than answering.
+const PREPARED: &str = "
+    PREPARE all_answers AS SELECT account, feature, got, want FROM test.comparison;
+    PREPARE one_answer(text, text) AS
+        SELECT account, feature, got, want FROM test.comparison WHERE account = $1 AND feature = $2;
+    PREPARE stable_answers(text) AS
+        SELECT account, feature, test.stable_answer(account, feature), want FROM test.expected WHERE account = $1;
+    PREPARE counted_answers(text) AS
+        SELECT NULL, $1, count(*), (SELECT count(*) FROM test.expected WHERE feature = $1 AND want)
+        FROM test.names WHERE entitlements.entitled(name, $1);
+    PREPARE listed_answers(text) AS
+        SELECT NULL, $1, array(SELECT entitlements.entitled_accounts($1)),
+            array(SELECT account FROM test.expected WHERE feature = $1 AND want ORDER BY account COLLATE \"C\");
+    PREPARE answers_around_a_change(text, text) AS
+        SELECT account, feature, ARRAY[got, entitlements.entitled(account, feature), flipped = 0], ARRAY[want, want, true]
+        FROM (SELECT account, feature, got, want, test.flip($1, $2) AS flipped
+            FROM test.comparison WHERE account = $1 AND feature = $2 OFFSET 0) around";
 
 /// What a run must have come by, or it shows nothing.
 const REACHED: [&str; 18] = [
@@ -181,11 +199,7 @@ impl<'a> Run<'a> {
     }
 
     fn prepare_statements(&mut self, actor: usize) {
-        self.actors[actor].session.run(
-            "PREPARE all_answers AS SELECT account, feature, got, want FROM test.comparison;
-            PREPARE one_answer(text, text) AS SELECT account, feature, got, want FROM test.comparison
-                WHERE account = $1 AND feature = $2",
-        );
+        self.actors[actor].session.run(PREPARED);
     }
 
     fn fail(&self, what: &str) -> ! {
@@ -248,22 +262,19 @@ impl<'a> Run<'a> {
 
     fn check(&mut self, actor: usize) {
         let (name, feature) = self.name_and_feature();
-        let way = self.random.random_range(0..100);
+        let way = self.random.random_range(0..200);
         let sql = match way {
-            0..40 => "EXECUTE all_answers".to_owned(),
-            40..70 => format!("EXECUTE one_answer('{name}', '{feature}')"),
-            70..76 => format!("SELECT account, feature, got, want FROM test.comparison WHERE account = '{name}'"),
-            76..84 => format!(
-                "SELECT account, feature, test.stable_answer(account, feature), want FROM test.expected WHERE account = '{name}'"
-            ),
-            84..88 => "SELECT 'rows', '', test.volatile_answers(), 0".to_owned(),
-            88..92 => format!(
-                "SELECT '{feature}', '', array(SELECT entitlements.entitled_accounts('{feature}')),
-                    array(SELECT account FROM test.expected WHERE feature = '{feature}' AND want ORDER BY account COLLATE \"C\")"
-            ),
-            92..99 => format!(
-                "SELECT '{feature}', '', count(*), (SELECT count(*) FROM test.expected WHERE feature = '{feature}' AND want)
-                FROM test.names WHERE entitlements.entitled(name, '{feature}')"
+            0..80 => "EXECUTE all_answers".to_owned(),
+            80..140 => format!("EXECUTE one_answer('{name}', '{feature}')"),
+            140..155 => format!("EXECUTE stable_answers('{name}')"),
+            155..170 => format!("EXECUTE counted_answers('{feature}')"),
+            170..185 => format!("EXECUTE listed_answers('{feature}')"),
+            185..192 => "SELECT 'rows', '', test.volatile_answers(), 0".to_owned(),
+            // Constants of the query, not parameters.
+            192..199 => format!(
+                "SELECT '{name}', '{feature}', entitlements.entitled('{name}', '{feature}'), (SELECT want FROM test.expected
+                    WHERE account = '{name}' AND feature = '{feature}')
+                FROM generate_series(1, 2)"
             ),
             _ => {
                 self.count("parallel");
@@ -274,7 +285,7 @@ impl<'a> Run<'a> {
         if let Some(rows) = self.run(actor, &sql) {
             self.compare(&rows);
         }
-        if way == 99 && self.actors[actor].transaction.as_ref().is_none_or(|transaction| !transaction.failed) {
+        if way == 199 && self.actors[actor].transaction.as_ref().is_none_or(|transaction| !transaction.failed) {
             self.run(actor, NOT_PARALLEL);
         }
     }
@@ -359,12 +370,7 @@ impl<'a> Run<'a> {
             7 => {
                 let (name, feature) = self.name_and_feature();
                 self.count("changes within a statement");
-                let sql = format!(
-                    "SELECT account, feature, ARRAY[got, entitlements.entitled(account, feature), flipped = 0],
-                        ARRAY[want, want, true]
-                    FROM (SELECT account, feature, got, want, test.flip('{name}', '{feature}') AS flipped
-                        FROM test.comparison WHERE account = '{name}' AND feature = '{feature}' OFFSET 0) around"
-                );
+                let sql = format!("EXECUTE answers_around_a_change('{name}', '{feature}')");
                 if let Some(rows) = self.run(actor, &sql) {
                     self.compare(&rows);
                 }
@@ -506,8 +512,9 @@ impl<'a> Run<'a> {
     fn step(&mut self, actor: usize) {
         match self.actors[actor].transaction.take() {
             None => match self.random.random_range(0..20) {
-                0..9 => self.begin(actor),
-                9..16 => self.write(actor),
+                0..8 => self.begin(actor),
+                8..11 => self.short_transaction(actor),
+                11..16 => self.write(actor),
                 16..19 => self.finish_prepared(actor),
                 _ => self.reset_session(actor),
             },
@@ -539,6 +546,31 @@ impl<'a> Run<'a> {
                 }
             }
         }
+    }
+
+    /// A whole transaction without much in between. What it has seen can be stale after its end, or never have been so.
+    fn short_transaction(&mut self, actor: usize) {
+        self.begin(actor);
+        if self.chance(0.5) {
+            self.run(actor, "SELECT pg_current_xact_id()");
+        }
+        if self.chance(0.5) {
+            self.run(PASSER_BY, "SELECT pg_current_xact_id()");
+        }
+        if self.chance(0.7) {
+            self.check_unless_failed(actor);
+        }
+        if self.actors[actor].transaction.as_ref().is_some_and(|transaction| !transaction.failed && !transaction.read_only) {
+            let change = self.change();
+            self.run(actor, &change);
+        }
+        if self.chance(0.3) {
+            self.check_unless_failed(actor);
+        }
+        if let Some(transaction) = self.actors[actor].transaction.take() {
+            self.end(actor, &transaction);
+        }
+        self.check(actor);
     }
 
     fn reset_session(&mut self, actor: usize) {
