@@ -4,7 +4,7 @@ PG ?= 15
 export PG
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-pg test-crates test-regress test-isolation test-client test-docs test-reference test-pgspot \
+.PHONY: help setup build demo test test-pg test-crates test-regress test-client test-docs test-reference test-pgspot \
         bench lint install package clean distclean
 
 help: ## this list
@@ -29,16 +29,13 @@ test: build ## all tests on one PostgreSQL
 	@scripts/test
 
 test-pg: build ## those tests that depend on the PostgreSQL version
-	@scripts/test regress isolation client docs reference
+	@scripts/test regress client docs reference
 
 test-crates: setup ## tests of the crates, without a server
 	@scripts/test crates
 
 test-regress: build ## the SQL surface
 	@scripts/test regress
-
-test-isolation: build ## interleaved sessions
-	@scripts/test isolation
 
 test-client: build ## many connections, roles, errors
 	@scripts/test client
@@ -52,9 +49,10 @@ test-reference: build ## docs/reference.md against the comments in the database
 test-pgspot: build ## the install script, for security holes
 	@scripts/test pgspot
 
-bench: build ## measurements on one PostgreSQL
-	@scripts/cluster start
-	@scripts/cluster exec bench/run
+bench: build ## measurements on one PostgreSQL, with results in target/bench
+	@scripts/cluster stop
+	@SETTINGS='shared_buffers=4GB' scripts/cluster start
+	@scripts/cluster exec bench/run; status=$$?; scripts/cluster stop; exit $$status
 
 lint: setup ## formatting, warnings, shell scripts, where unsafe code may be
 	@scripts/lint

@@ -100,12 +100,7 @@ impl Memo {
         let snapshot =
             ActiveSnapshot::get().ok_or_else(|| Error::Internal("entitlements are asked outside of a query".to_owned()))?;
         let now = statement_time();
-        let unchanged = !MEMO_EXPIRED.is_raised()
-            && !RELATIONS_CHANGED.is_raised()
-            && self.snapshot.looks_like(snapshot)
-            && self.read_at <= now
-            && self.size <= self.most;
-        if !unchanged || new_site {
+        if new_site || !self.is_of(snapshot, now) {
             self.compare(snapshot, now)?;
         }
         Ok((snapshot, now))
@@ -185,6 +180,28 @@ impl Memo {
             Some(granted) => Ok(granted),
             None => self.answer(account, slot, now, snapshot),
         }
+    }
+
+    /// What `granted` would say, if that takes no more than looking it up. Calls nothing that can fail.
+    #[inline(always)]
+    pub fn recall(&self, account: AccountName<'_>, feature: &[u8], site: &CallSite) -> Option<bool> {
+        let snapshot = ActiveSnapshot::get()?;
+        let now = statement_time();
+        let same_feature = site.constant || site.key[..usize::from(site.length)] == *feature;
+        if !self.is_of(snapshot, now) || site.generation != self.generation || !same_feature {
+            return None;
+        }
+        self.answers.recall(account, site.slot, now)
+    }
+
+    /// Whether all that is remembered holds for a snapshot and a time.
+    #[inline(always)]
+    fn is_of(&self, snapshot: ActiveSnapshot, now: Time) -> bool {
+        !MEMO_EXPIRED.is_raised()
+            && !RELATIONS_CHANGED.is_raised()
+            && self.snapshot.looks_like(snapshot)
+            && self.read_at <= now
+            && self.size <= self.most
     }
 
     /// The slow way: reads the account unless it is remembered, and resolves the feature.

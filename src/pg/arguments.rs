@@ -44,6 +44,16 @@ impl Arguments {
         }
     }
 
+    /// What this place in the query keeps between its calls, if there was one before.
+    ///
+    /// # Safety
+    /// As for `call_site`.
+    #[inline(always)]
+    pub(super) unsafe fn known_call_site(&self) -> Option<&CallSite> {
+        // SAFETY: fn_extra is NULL or what call_site put there.
+        unsafe { (*(*self.0).flinfo).fn_extra.cast::<CallSite>().as_ref() }
+    }
+
     /// What this place in the query keeps between its calls, made by `new` at the first.
     ///
     /// # Safety

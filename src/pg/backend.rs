@@ -28,6 +28,16 @@ impl<T> BackendLocal<T> {
         Self { value: UnsafeCell::new(None), lent: Cell::new(false), make }
     }
 
+    /// The value to look at, if it is made and not lent out.
+    #[inline(always)]
+    pub fn peek<R>(&'static self, look: impl FnOnce(&T) -> Option<R>) -> Option<R> {
+        if self.lent.get() {
+            return None;
+        }
+        // SAFETY: not lent, so nobody can change the value; `look` cannot make anybody do so, since it gets no way to call SQL.
+        unsafe { &*self.value.get() }.as_ref().and_then(look)
+    }
+
     /// Runs `work` on the value, made at the first use. `work` must not come back here; that is a defect and panics.
     #[inline(always)]
     pub fn with<R>(&'static self, work: impl FnOnce(&mut T) -> R) -> R {

@@ -51,7 +51,6 @@ columns!(subscription {
     STARTS_AT = c"starts_at",
     ENDS_AT = c"ends_at",
     GRACE_UNTIL = c"grace_until",
-    IN_FORCE_UNTIL = c"in_force_until",
     SOURCE = c"source",
     SOURCE_REF = c"source_ref",
     REASON = c"reason",

@@ -3,20 +3,35 @@
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
+/// The bytes of a varlena value that is neither compressed nor stored elsewhere. Cannot raise an error.
+///
+/// # Safety
+/// `datum` is a valid, non-NULL value of a varlena type such as text, and outlives the bytes.
+#[inline(always)]
+pub(super) unsafe fn plain_text<'a>(datum: pg_sys::Datum) -> Option<&'a [u8]> {
+    // SAFETY: by contract a varlena. Its first bytes tell its form (postgres.h, "varlena headers").
+    unsafe {
+        let value = datum.cast_mut_ptr::<pg_sys::varlena>();
+        let plain = pgrx::varatt_is_4b_u(value) || (pgrx::varatt_is_1b(value) && !pgrx::varatt_is_1b_e(value));
+        plain.then(|| std::slice::from_raw_parts(pgrx::vardata_any(value).cast(), pgrx::varsize_any_exhdr(value)))
+    }
+}
+
 /// Calls `read` with the bytes of a varlena value, in place where it is neither compressed nor stored elsewhere.
 ///
 /// # Safety
 /// `datum` is a valid, non-NULL value of a varlena type such as text.
 #[inline(always)]
 pub unsafe fn with_text<R>(datum: pg_sys::Datum, read: impl FnOnce(&[u8]) -> R) -> R {
-    // SAFETY: by contract a varlena. The first bytes tell its form (postgres.h, "varlena headers", little and big endian as
-    // pgrx's functions have it). A detoasted copy lives in the current memory context.
+    // SAFETY: by contract; a detoasted copy lives in the current memory context.
     unsafe {
-        let value = datum.cast_mut_ptr::<pg_sys::varlena>();
-        let in_place = pgrx::varatt_is_4b_u(value) || (pgrx::varatt_is_1b(value) && !pgrx::varatt_is_1b_e(value));
-        let plain = if in_place { value } else { pg_sys::pg_detoast_datum_packed(value) };
-        let length = pgrx::varsize_any_exhdr(plain);
-        read(std::slice::from_raw_parts(pgrx::vardata_any(plain).cast::<u8>(), length))
+        match plain_text(datum) {
+            Some(text) => read(text),
+            None => {
+                let value = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
+                read(std::slice::from_raw_parts(pgrx::vardata_any(value).cast(), pgrx::varsize_any_exhdr(value)))
+            }
+        }
     }
 }
 

@@ -148,7 +148,8 @@ fn change_after_end<T: Clone>(
         return Err(TimelineError::Ended);
     };
     match life.last_mut() {
-        Some(last) if last.status == Status::PastDue => {
+        // A grace period that was over before the end stays over: the new one begins at the end.
+        Some(last) if last.status == Status::PastDue && last.in_force_until() >= end => {
             last.terms = (change.terms)(&last.terms);
             last.stand(standing);
         }

@@ -112,6 +112,16 @@ fn grace_and_end_lie_after_the_change() {
 }
 
 #[test]
+fn a_grace_period_that_was_over_before_the_end_stays_over() {
+    let life = vec![active(0, 10)];
+    let life = with_standing(&life, 0, Standing::PastDue { grace_until: 3 }).unwrap();
+    let extended = with_standing(&life, 12, Standing::PastDue { grace_until: 20 }).unwrap();
+    let in_force = |at| extended.iter().any(|stretch| stretch.is_in_force(at));
+    assert!(in_force(2) && !in_force(3) && !in_force(9), "{extended:?}");
+    assert!(in_force(10) && in_force(19) && !in_force(20), "{extended:?}");
+}
+
+#[test]
 fn a_new_end_cuts_or_extends_the_last_stretch() {
     let life = vec![active(0, 100), active(100, 200)];
     assert_eq!(with_end(&life, 50, 300), Ok(vec![active(0, 50), active(50, 100), active(100, 300)]));

@@ -81,8 +81,9 @@ fn definitions() -> String {
 }
 
 const FUNCTIONS: &str = "
-    CREATE FUNCTION test.override(name text, feature text, mode text, gives boolean, source text) RETURNS void LANGUAGE sql
-    BEGIN ATOMIC
+    CREATE FUNCTION test.override(name text, feature text, mode text, gives boolean, source text) RETURNS void LANGUAGE plpgsql AS $$
+    #variable_conflict use_column
+    BEGIN
         UPDATE entitlements.overrides SET ended_at = greatest(starts_at, now())
             WHERE account_id = (SELECT id FROM entitlements.accounts WHERE key = $1)
                 AND feature_id = (SELECT id FROM entitlements.features WHERE key = $2)
@@ -94,23 +95,31 @@ const FUNCTIONS: &str = "
                 CASE WHEN feature.kind <> 'flag' AND $3 <> 'deny' THEN $4::integer * 3 END,
                 'test', $5, 'test', now()
             FROM entitlements.accounts account, entitlements.features feature WHERE account.key = $1 AND feature.key = $2;
-    END;
-    CREATE FUNCTION test.clear(name text, feature text) RETURNS void LANGUAGE sql BEGIN ATOMIC
+    END $$;
+    CREATE FUNCTION test.clear(name text, feature text) RETURNS void LANGUAGE plpgsql AS $$
+    #variable_conflict use_column
+    BEGIN
         UPDATE entitlements.overrides SET ended_at = greatest(starts_at, now())
             WHERE account_id = (SELECT id FROM entitlements.accounts WHERE key = $1)
                 AND feature_id = (SELECT id FROM entitlements.features WHERE key = $2) AND ended_at IS NULL;
-    END;
-    CREATE FUNCTION test.block(name text, feature text, source text) RETURNS void LANGUAGE sql BEGIN ATOMIC
+    END $$;
+    CREATE FUNCTION test.block(name text, feature text, source text) RETURNS void LANGUAGE plpgsql AS $$
+    #variable_conflict use_column
+    BEGIN
         INSERT INTO entitlements.blocks (account_id, feature_id, source, reason, created_by, starts_at)
             SELECT id, (SELECT id FROM entitlements.features WHERE key = $2), $3, 'test', 'test', now()
             FROM entitlements.accounts WHERE key = $1;
-    END;
-    CREATE FUNCTION test.unblock(name text) RETURNS void LANGUAGE sql BEGIN ATOMIC
+    END $$;
+    CREATE FUNCTION test.unblock(name text) RETURNS void LANGUAGE plpgsql AS $$
+    #variable_conflict use_column
+    BEGIN
         UPDATE entitlements.blocks SET ended_at = greatest(starts_at, now())
             WHERE account_id = (SELECT id FROM entitlements.accounts WHERE key = $1) AND ended_at IS NULL;
-    END;
+    END $$;
     CREATE FUNCTION test.subscribe(name text, plan text, follow boolean, status text, until timestamptz) RETURNS void
-    LANGUAGE sql BEGIN ATOMIC
+    LANGUAGE plpgsql AS $$
+    #variable_conflict use_column
+    BEGIN
         INSERT INTO entitlements.subscriptions (id, account_id, plan_id, plan_version_id, status, quantity, starts_at, ends_at,
                 grace_until, source, recorded_at, recorded_by)
             SELECT nextval('entitlements.subscription_ids'), account.id, plan.id,
@@ -119,12 +128,16 @@ const FUNCTIONS: &str = "
                 $4, 2, '2020-01-01', CASE WHEN $4 = 'past_due' THEN '2021-01-01' ELSE $5 END,
                 CASE WHEN $4 = 'past_due' THEN $5 END, 'test', now(), 'test'
             FROM entitlements.accounts account, entitlements.plans plan WHERE account.key = $1 AND plan.key = $2;
-    END;
-    CREATE FUNCTION test.unsubscribe(name text) RETURNS void LANGUAGE sql BEGIN ATOMIC
+    END $$;
+    CREATE FUNCTION test.unsubscribe(name text) RETURNS void LANGUAGE plpgsql AS $$
+    #variable_conflict use_column
+    BEGIN
         UPDATE entitlements.subscriptions SET superseded_at = greatest(recorded_at, now())
             WHERE account_id = (SELECT id FROM entitlements.accounts WHERE key = $1) AND superseded_at IS NULL;
-    END;
-    CREATE FUNCTION test.publish(plan text, flag_a boolean, flag_b boolean, seats numeric) RETURNS void LANGUAGE sql BEGIN ATOMIC
+    END $$;
+    CREATE FUNCTION test.publish(plan text, flag_a boolean, flag_b boolean, seats numeric) RETURNS void LANGUAGE plpgsql AS $$
+    #variable_conflict use_column
+    BEGIN
         WITH published AS (
             INSERT INTO entitlements.plan_versions (plan_id, version, kind, rank, definition, published_at, published_by)
                 SELECT id, 1 + (SELECT coalesce(max(version), 0) FROM entitlements.plan_versions WHERE plan_id = plans.id),
@@ -135,10 +148,12 @@ const FUNCTIONS: &str = "
                 CASE feature.key WHEN 'seats' THEN $4 END, feature.key = 'seats'
             FROM published, entitlements.features feature
             WHERE CASE feature.key WHEN 'flag_a' THEN $2 IS NOT NULL WHEN 'flag_b' THEN $3 IS NOT NULL ELSE $4 IS NOT NULL END;
-    END;
-    CREATE FUNCTION test.adopt(name text, parent text) RETURNS void LANGUAGE sql BEGIN ATOMIC
+    END $$;
+    CREATE FUNCTION test.adopt(name text, parent text) RETURNS void LANGUAGE plpgsql AS $$
+    #variable_conflict use_column
+    BEGIN
         UPDATE entitlements.accounts SET parent_id = (SELECT id FROM entitlements.accounts WHERE key = $2) WHERE key = $1;
-    END;
+    END $$;
 
     -- Asks from PL/pgSQL expressions, whose call sites outlive one evaluation, with the snapshot of the calling query.
     CREATE FUNCTION test.stable_answer(name text, wanted text) RETURNS boolean LANGUAGE plpgsql STABLE AS $$

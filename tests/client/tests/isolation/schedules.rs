@@ -1,8 +1,8 @@
 //! Random schedules: a few sessions run random transactions, one statement at a time, and after almost every statement
 //! somebody compares answers with the join.
 //!
-//! A schedule is decided by its seed alone. ENTITLEMENTS_SEED replays the run that a failure names, ENTITLEMENTS_SECONDS says
-//! how long to go on.
+//! A schedule is decided by its seed and by what its backends went through before. ENTITLEMENTS_SEED replays the run that a
+//! failure names, ENTITLEMENTS_SECONDS says how long to go on.
 
 use crate::comparison::{Comparison, Session, alone};
 use postgres::error::SqlState;
@@ -19,11 +19,11 @@ const SESSIONS: usize = 4;
 /// both, the snapshots of the others look alike more often.
 const OLDEST: usize = SESSIONS;
 const PASSER_BY: usize = SESSIONS + 1;
-const STATEMENTS: usize = 25;
+const STATEMENTS: usize = 18;
 /// Schedules that the same backends go through, one after the other: what a backend remembers outlives a transaction.
 const SCHEDULES_PER_BACKEND: u64 = 50;
 
-const FEWEST_SCHEDULES: u64 = 200;
+const FEWEST_SCHEDULES: u64 = 500;
 
 const NAMES: [&str; 6] = ["a0", "a1", "a2", "a3", "a4", "nobody"];
 const FEATURES: [&str; 3] = ["flag_a", "flag_b", "seats"];
@@ -151,6 +151,8 @@ struct Habits {
 struct Run<'a> {
     random: StdRng,
     comparison: &'a Comparison,
+    /// Tidies up between schedules, and may wait for autovacuum.
+    keeper: Session,
     actors: Vec<Actor>,
     prepared: Vec<String>,
     /// The statements of the present schedule, with the session that ran each.
@@ -168,6 +170,7 @@ impl<'a> Run<'a> {
         Self {
             random,
             comparison,
+            keeper: comparison.session(),
             actors: Vec::new(),
             prepared: Vec::new(),
             log: Vec::new(),
@@ -466,7 +469,7 @@ impl<'a> Run<'a> {
     fn savepoint(&mut self, actor: usize, depth: usize) {
         if depth > 0 && self.chance(0.6) {
             let target = self.random.random_range(0..depth);
-            let roll_back = self.chance(0.75);
+            let roll_back = self.chance(0.7);
             let how = if roll_back { "ROLLBACK TO" } else { "RELEASE" };
             self.run(actor, &format!("{how} s{target}"));
             self.set_savepoints(actor, if roll_back { target + 1 } else { target });
@@ -574,7 +577,7 @@ impl<'a> Run<'a> {
     }
 
     fn reset_session(&mut self, actor: usize) {
-        if self.chance(0.5) {
+        if self.chance(0.2) {
             self.run(actor, "DISCARD ALL");
             self.prepare_statements(actor);
             self.count("DISCARD ALL");
@@ -588,14 +591,14 @@ impl<'a> Run<'a> {
         self.seed = seed;
         self.random = StdRng::seed_from_u64(seed);
         self.log.clear();
-        self.actors[0].session.run(RESET);
+        self.keeper.run(RESET);
         self.habits = Habits {
             sessions: self.random.random_range(2..=SESSIONS),
             checks_by_actor: self.pick(&[0.3, 0.6, 1.0]),
             checks_by_other: self.pick(&[0.0, 0.2, 0.5]),
             bare_ids: self.pick(&[0.1, 0.3, 0.5]),
             passing: self.pick(&[0.0, 0.15]),
-            nesting: self.pick(&[2, 8]),
+            nesting: self.pick(&[4, 11]),
         };
         let oldest = self.chance(0.5);
         if oldest {
@@ -636,13 +639,13 @@ fn random_schedules_agree_with_the_join() {
     let number =
         |name: &str| env::var(name).ok().map(|text| text.parse::<u64>().unwrap_or_else(|_| panic!("{name} is a number")));
     let first = number("ENTITLEMENTS_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000_000));
-    let end = Instant::now() + Duration::from_secs(number("ENTITLEMENTS_SECONDS").unwrap_or(40));
+    let end = Instant::now() + Duration::from_secs(number("ENTITLEMENTS_SECONDS").unwrap_or(60));
     let mut run = Run::new(&comparison);
     let mut seed = first;
     while Instant::now() < end || seed < first + FEWEST_SCHEDULES {
         if (seed - first).is_multiple_of(SCHEDULES_PER_BACKEND) {
             run.connect(seed);
-            run.actors[0].session.run(VACUUM);
+            run.keeper.run(VACUUM);
         }
         run.schedule(seed);
         seed += 1;
