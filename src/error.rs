@@ -11,7 +11,7 @@ use thiserror::Error as ThisError;
 #[derive(Debug, ThisError)]
 pub enum Error {
     #[error("account {} is not entitled to feature \"{feature}\"", name(account))]
-    NotEntitled { account: Option<String>, feature: String, reason: Reason },
+    NotEntitled { account: Option<String>, feature: String, kind: Kind, reason: Reason },
 
     #[error("unknown feature \"{}\"", shortened(feature))]
     UnknownFeature { feature: String, nearest: Vec<String> },
@@ -111,7 +111,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotEntitled { account: None, .. } => Some("Name the account; NULL is entitled to nothing.".to_owned()),
-            Self::NotEntitled { account: Some(account), feature, reason } => Some(match reason {
+            Self::NotEntitled { account: Some(account), feature, reason, .. } => Some(match reason {
                 Reason::UnknownAccount => format!(
                     "No account has this key. Create it with entitlements.subscribe or entitlements.define_account; key: {}",
                     shortened(account)
@@ -149,8 +149,13 @@ impl Error {
     /// What a program needs to answer its user, as JSON.
     pub fn detail(&self) -> Option<String> {
         let detail: Value = match self {
-            Self::NotEntitled { account, feature, reason } => {
-                json!({"account": account, "feature": feature, "reason": reason.as_str()})
+            Self::NotEntitled { account, feature, kind, reason } => {
+                // What is not granted has no allowance, and nothing was asked for but the feature itself.
+                let none = kind.is_metered().then_some(0);
+                json!({
+                    "account": account, "feature": feature, "reason": reason.as_str(),
+                    "allowance": none, "used": none, "requested": null, "resets_at": null,
+                })
             }
             Self::UnknownFeature { feature, nearest } => json!({"feature": shortened(feature), "nearest": nearest}),
             Self::WrongKind { feature, kind, .. } => json!({"feature": feature, "kind": kind.as_str()}),

@@ -80,7 +80,8 @@ pub fn denial(account: Option<&[u8]>, feature: &[u8]) -> Error {
     match MEMO.with(|memo| memo.resolve(account.map(AccountName::Text), feature, true)) {
         Ok(answer) => {
             let reason = answer.reason();
-            Error::NotEntitled { account: answer.account, feature: answer.feature_key, reason }
+            let kind = answer.feature.kind;
+            Error::NotEntitled { account: answer.account, feature: answer.feature_key, kind, reason }
         }
         Err(error) => error,
     }

@@ -1,5 +1,6 @@
 //! State of the backend process: statics that are safe because a backend has one thread and never re-enters them.
 
+use once_cell::unsync::Lazy;
 use std::cell::{Cell, UnsafeCell};
 
 /// A value of this backend, lent out to one borrower at a time.
@@ -7,9 +8,8 @@ use std::cell::{Cell, UnsafeCell};
 /// Reached without the cost of thread-local storage, which a check that runs for each row of a scan would feel. A panic or an
 /// ERROR inside `with` unwinds through it and gives the value back.
 pub struct BackendLocal<T> {
-    value: UnsafeCell<Option<T>>,
+    value: UnsafeCell<Lazy<T>>,
     lent: Cell<bool>,
-    make: fn() -> T,
 }
 
 // SAFETY: PostgreSQL backends are single-threaded; nothing of this library starts a thread.
@@ -25,7 +25,7 @@ impl Drop for Loan<'_> {
 
 impl<T> BackendLocal<T> {
     pub const fn new(make: fn() -> T) -> Self {
-        Self { value: UnsafeCell::new(None), lent: Cell::new(false), make }
+        Self { value: UnsafeCell::new(Lazy::new(make)), lent: Cell::new(false) }
     }
 
     /// The value to look at, if it is made and not lent out.
@@ -35,7 +35,7 @@ impl<T> BackendLocal<T> {
             return None;
         }
         // SAFETY: not lent, so nobody can change the value; `look` cannot make anybody do so, since it gets no way to call SQL.
-        unsafe { &*self.value.get() }.as_ref().and_then(look)
+        Lazy::get(unsafe { &*self.value.get() }).and_then(look)
     }
 
     /// Runs `work` on the value, made at the first use. `work` must not come back here; that is a defect and panics.
@@ -45,10 +45,7 @@ impl<T> BackendLocal<T> {
         let _loan = Loan(&self.lent);
         // SAFETY: `lent` was false, so no other reference to the value exists; it stays true until `_loan` is dropped, after
         // the last use of this one.
-        match unsafe { &mut *self.value.get() } {
-            Some(value) => work(value),
-            empty => work(empty.insert((self.make)())),
-        }
+        work(Lazy::force_mut(unsafe { &mut *self.value.get() }))
     }
 }
 
