@@ -100,12 +100,8 @@ pub fn scan<const COLUMNS: usize>(
     // outlive the scan. Locks are kept to the end of the transaction, as a query keeps them. On an ERROR the server's
     // resource owner closes everything.
     unsafe {
-        let mut keys: [pg_sys::ScanKeyData; 2] = std::mem::zeroed();
-        assert!(conditions.len() <= keys.len(), "room for all conditions");
         let mut text_key = values::TextDatum::default();
-        for (key, condition) in keys.iter_mut().zip(conditions) {
-            fill_key(key, access, condition, &mut text_key);
-        }
+        let mut keys = scan_keys(access, conditions, &mut text_key);
 
         let table = pg_sys::table_open(access.table, pg_sys::AccessShareLock as i32);
         let descriptor = (*table).rd_att;
@@ -152,12 +148,8 @@ pub fn scan_covered<const COLUMNS: usize>(
     // or the table's tuple says that the snapshot sees it. Keys as in `scan`. The buffer and the slot are given back at the
     // end, on an ERROR by the server's resource owner and memory context.
     unsafe {
-        let mut keys: [pg_sys::ScanKeyData; 2] = std::mem::zeroed();
-        assert!(conditions.len() <= keys.len(), "room for all conditions");
         let mut text_key = values::TextDatum::default();
-        for (key, condition) in keys.iter_mut().zip(conditions) {
-            fill_key(key, access, condition, &mut text_key);
-        }
+        let mut keys = scan_keys(access, conditions, &mut text_key);
         let table = pg_sys::table_open(access.table, pg_sys::AccessShareLock as i32);
         let index = pg_sys::index_open(access.index, pg_sys::AccessShareLock as i32);
         let scan = begin_scan(table, index, snapshot, conditions.len() as i32);
@@ -220,6 +212,26 @@ unsafe fn begin_scan(
     #[cfg(feature = "pg18")]
     unsafe {
         pg_sys::index_beginscan(table, index, snapshot.as_ptr(), std::ptr::null_mut(), conditions, 0)
+    }
+}
+
+/// The conditions as the server takes them; as many keys as there are conditions are filled.
+///
+/// # Safety
+/// `text_key` must outlive the use of the keys.
+unsafe fn scan_keys<const COLUMNS: usize>(
+    access: &Access<COLUMNS>,
+    conditions: &[Condition<'_>],
+    text_key: &mut values::TextDatum,
+) -> [pg_sys::ScanKeyData; 2] {
+    // SAFETY: a key of zeros is a valid value of the C type; the rest is by contract.
+    unsafe {
+        let mut keys: [pg_sys::ScanKeyData; 2] = std::mem::zeroed();
+        assert!(conditions.len() <= keys.len(), "room for all conditions");
+        for (key, condition) in keys.iter_mut().zip(conditions) {
+            fill_key(key, access, condition, text_key);
+        }
+        keys
     }
 }
 
