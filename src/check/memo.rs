@@ -1,6 +1,6 @@
 //! What this backend remembers of the present snapshot, so that a check inside a query costs tens of nanoseconds.
 //!
-//! Invariant: everything here except `plans` was read with a snapshot of the content that `snapshot` holds, by a transaction
+//! Invariant: everything here except the plan versions in `catalog` was read with a snapshot of the content that `snapshot` holds, by a transaction
 //! in the same state. Whenever that can no longer be said (another content, a transaction that wrote or was serializable has
 //! ended, a subtransaction was rolled back, a relation was changed) the memo is emptied before the next answer. So an
 //! answer is what a join over the tables gives in the same statement, never staler and never newer.
@@ -68,7 +68,7 @@ pub struct Memo {
     /// The time of the newest read. Rows that had ended before it were left out, so it answers no earlier question.
     read_at: Time,
     slots: HashMap<Box<[u8]>, FeatureSlot, RandomState>,
-    features: Vec<(FeatureKey, Feature)>,
+    features: Vec<Feature>,
     catalog: Catalog,
     /// Shares of accounts by feature key. Guesses for the planner, not bound to a snapshot.
     estimates: HashMap<Box<[u8]>, Estimate, RandomState>,
@@ -101,13 +101,13 @@ impl Memo {
             ActiveSnapshot::get().ok_or_else(|| Error::Internal("entitlements are asked outside of a query".to_owned()))?;
         let now = statement_time();
         if new_site || !self.is_of(snapshot, now) {
-            self.compare(snapshot, now)?;
+            self.compare(snapshot, now);
         }
         Ok((snapshot, now))
     }
 
     #[cold]
-    fn compare(&mut self, snapshot: ActiveSnapshot, now: Time) -> Result<(), Error> {
+    fn compare(&mut self, snapshot: ActiveSnapshot, now: Time) {
         let expired = MEMO_EXPIRED.is_raised();
         MEMO_EXPIRED.lower();
         let other_snapshot = !self.snapshot.replace(snapshot);
@@ -124,7 +124,6 @@ impl Memo {
             self.estimates.clear();
             self.empty();
         }
-        Ok(())
     }
 
     fn empty(&mut self) {
@@ -156,9 +155,9 @@ impl Memo {
         let slot = match self.slots.get(key) {
             Some(slot) => *slot,
             None => {
-                let (feature_key, feature) = self.reader(snapshot)?.feature(key)?;
+                let (_, feature) = self.reader(snapshot)?.feature(key)?;
                 let slot = FeatureSlot(self.features.len() as u32);
-                self.features.push((feature_key, feature));
+                self.features.push(feature);
                 self.slots.insert(key.into(), slot);
                 self.size += 2 * key.len() + 128;
                 slot
@@ -213,7 +212,7 @@ impl Memo {
         now: Time,
         snapshot: ActiveSnapshot,
     ) -> Result<bool, Error> {
-        let feature = self.features[slot.0 as usize].1;
+        let feature = self.features[slot.0 as usize];
         if self.answers.account(name, now).is_none() {
             let catalog_before = self.catalog.size();
             let account = self.reader(snapshot)?.account(&name.to_key(), Some(now))?;
