@@ -43,6 +43,7 @@ CREATE TABLE entitlements.subscriptions (
     quantity        integer NOT NULL CHECK (quantity > 0),
     starts_at       timestamptz NOT NULL CHECK (isfinite(starts_at)),
     ends_at         timestamptz NOT NULL DEFAULT 'infinity',
+    term_starts_at  timestamptz NOT NULL,
     grace_until     timestamptz CHECK (grace_until >= starts_at),
     source          text NOT NULL,
     source_ref      text,
@@ -55,6 +56,7 @@ CREATE TABLE entitlements.subscriptions (
         CASE WHEN status = 'past_due' THEN coalesce(grace_until, '-infinity') ELSE ends_at END) STORED,
     FOREIGN KEY (plan_version_id, plan_id) REFERENCES entitlements.plan_versions (id, plan_id),
     CHECK (starts_at <= ends_at),
+    CHECK (isfinite(term_starts_at) AND term_starts_at <= starts_at),
     CHECK (grace_until IS NULL OR status = 'past_due'),
     CONSTRAINT one_row_in_force_at_a_time EXCLUDE USING gist (
         int8range(id, id, '[]') WITH &&,
@@ -74,6 +76,7 @@ COMMENT ON COLUMN entitlements.subscriptions.id IS 'The subscription; several ro
 COMMENT ON COLUMN entitlements.subscriptions.plan_version_id IS 'The version bought; NULL = follows each publication of the plan at once';
 COMMENT ON COLUMN entitlements.subscriptions.status IS 'trialing and active grant; canceled grants until ends_at; past_due grants until grace_until';
 COMMENT ON COLUMN entitlements.subscriptions.ends_at IS 'End of the term, exclusive; infinity = open-ended';
+COMMENT ON COLUMN entitlements.subscriptions.term_starts_at IS 'When the term that the row belongs to began; a renewal begins a new one';
 COMMENT ON COLUMN entitlements.subscriptions.grace_until IS 'How long a past_due row grants, exclusive; may lie after ends_at: grace extends use, not the term';
 COMMENT ON COLUMN entitlements.subscriptions.source_ref IS 'The source''s name for it, such as an order number; several subscriptions may share one';
 COMMENT ON COLUMN entitlements.subscriptions.recorded_at IS 'When this row became what is believed';

@@ -18,7 +18,8 @@ CREATE TYPE entitlements.decision AS (
 COMMENT ON TYPE entitlements.decision IS
     'An answer with its reason: granted, not_granted, unknown_account, blocked, override_denied, expired, limit_exceeded, rate_limited, '
     'clock_rollback or bundle_stale. Amounts are in the feature''s unit and NULL for features that are not metered; allowance and '
-    'remaining are also NULL where there is no limit. expires_at is when the grant ends if nothing changes, NULL if it does not.';
+    'remaining are also NULL where there is no limit. resets_at is when usage starts again at zero, for a rate when the '
+    'same request would be allowed. expires_at is when the grant ends if nothing changes, NULL if it does not.';
 
 CREATE TYPE entitlements.entitlement AS (
     account     text,

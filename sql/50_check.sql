@@ -64,7 +64,7 @@ CREATE FUNCTION entitlements.check_access(account bigint, feature text, n numeri
     LANGUAGE sql STABLE PARALLEL SAFE RETURN entitlements.check_access(account::text, feature, n);
 COMMENT ON FUNCTION entitlements.check_access(text, text, numeric) IS
     'Whether n units (default 1) would be allowed now, with the reason; consumes nothing. n is ignored for features that are not metered. '
-    'Usage is not recorded by this version and counts as zero. NE003 unknown feature, NE007 feature is NULL or n is NULL, zero, negative, NaN, '
+    'used and remaining are what the query''s snapshot shows, of a rate in shared memory what is there now. NE003 unknown feature, NE007 feature is NULL or n is NULL, zero, negative, NaN, '
     'infinite, not below 10^18 or finer than nine digits.';
 COMMENT ON FUNCTION entitlements.check_access(uuid, text, numeric) IS 'check_access for accounts whose key is a uuid in its canonical text form.';
 COMMENT ON FUNCTION entitlements.check_access(bigint, text, numeric) IS 'check_access for accounts whose key is a number in decimal digits.';

@@ -92,7 +92,7 @@ CREATE FUNCTION entitlements.export_account(account text) RETURNS jsonb
     LANGUAGE c STABLE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC'
     AS 'MODULE_PATHNAME', 'export_account_wrapper';
 COMMENT ON FUNCTION entitlements.export_account(text) IS
-    'All that is stored about the account: its own row and those of its former parents, subscriptions, overrides, blocks and audit entries, past ones too, with the keys '
+    'All that is stored about the account: its own row and those of its former parents, subscriptions, overrides, blocks, credits, usage and audit entries, past ones too, with the keys '
     'of plans and features; times are UTC. Changes nothing, also works on a standby. NE006 unknown account, NE007 account is NULL.';
 
 CREATE FUNCTION entitlements.erase_account(account text, reason text) RETURNS bigint

@@ -4,11 +4,11 @@
 //! one after another and none is lost, and reads what it changes only then. Rows that explain past answers stay: a change ends
 //! rows and adds others. What happens to a subscription's stretches of time is decided by `timeline` of the domain crate.
 
-mod account;
-mod arguments;
+pub mod account;
+pub mod arguments;
 mod block;
-mod feature;
-mod feature_override;
+pub mod feature;
+pub mod feature_override;
 mod personal_data;
 mod plan;
-mod subscription;
+pub mod subscription;

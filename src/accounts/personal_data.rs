@@ -8,6 +8,8 @@ use super::arguments::{required, required_text};
 use super::subscription;
 use crate::audit::{self, Change};
 use crate::error::Error;
+use crate::licence;
+use crate::meter::{reservation, seat};
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
 use crate::pg::session::{Actor, connect_to_change};
@@ -44,6 +46,69 @@ fn export_account(account: Option<&str>) -> JsonbText {
                        FROM entitlements.blocks block
                        LEFT JOIN entitlements.features feature ON feature.id = block.feature_id
                       WHERE block.account_id = account.id ORDER BY block.id),
+                 'credits', ARRAY(
+                     SELECT pg_catalog.to_jsonb(credit) || pg_catalog.jsonb_build_object('feature', feature.key)
+                       FROM entitlements.credits credit
+                       JOIN entitlements.features feature ON feature.id = credit.feature_id
+                      WHERE credit.account_id = account.id ORDER BY credit.id),
+                 'usage', ARRAY(
+                     SELECT pg_catalog.jsonb_build_object(
+                                'feature', feature.key, 'credit_id', nullif(counter.credit_id, 0),
+                                'window_start', counter.window_start, 'window_end', counter.window_end,
+                                'used', counter.used + coalesce(
+                                    (SELECT pg_catalog.sum(slot.used) FROM entitlements.counter_slots slot WHERE slot.counter_id = counter.id), 0))
+                       FROM entitlements.counters counter
+                       JOIN entitlements.features feature ON feature.id = counter.feature_id
+                      WHERE counter.account_id = account.id ORDER BY counter.id),
+                 'thresholds', ARRAY(
+                     SELECT pg_catalog.to_jsonb(event) || pg_catalog.jsonb_build_object('feature', feature.key)
+                       FROM entitlements.threshold_events event
+                       JOIN entitlements.features feature ON feature.id = event.feature_id
+                      WHERE event.account_id = account.id ORDER BY event.at, event.counter_id, event.threshold),
+                 'reservations', ARRAY(
+                     SELECT pg_catalog.to_jsonb(reservation) || pg_catalog.jsonb_build_object('feature', feature.key)
+                       FROM entitlements.reservations reservation
+                       JOIN entitlements.features feature ON feature.id = reservation.feature_id
+                      WHERE reservation.account_id = account.id ORDER BY reservation.created_at, reservation.id),
+                 'idempotency_keys', ARRAY(
+                     SELECT pg_catalog.jsonb_build_object('key', used.key, 'created_at', used.created_at)
+                       FROM entitlements.idempotency_keys used WHERE used.account_id = account.id ORDER BY used.key),
+                 'usage_events', ARRAY(
+                     SELECT pg_catalog.to_jsonb(event) || pg_catalog.jsonb_build_object('feature', feature.key)
+                       FROM entitlements.usage_events event
+                       LEFT JOIN entitlements.features feature ON feature.id = event.feature_id
+                      WHERE event.account_id = account.id ORDER BY event.at, event.id),
+                 'seats', ARRAY(
+                     SELECT pg_catalog.to_jsonb(seat) || pg_catalog.jsonb_build_object('feature', feature.key)
+                       FROM entitlements.seats seat
+                       JOIN entitlements.features feature ON feature.id = seat.feature_id
+                      WHERE seat.account_id = account.id ORDER BY seat.id),
+                 'licences', ARRAY(
+                     SELECT pg_catalog.to_jsonb(licence) || pg_catalog.jsonb_build_object('seat_feature', feature.key)
+                       FROM entitlements.licences licence
+                       LEFT JOIN entitlements.features feature ON feature.id = licence.seat_feature_id
+                      WHERE licence.account_id = account.id ORDER BY licence.issued_at, licence.id),
+                 'imported_licences', ARRAY(
+                     SELECT pg_catalog.to_jsonb(licence) FROM entitlements.imported_licences licence
+                      WHERE licence.account_id = account.id ORDER BY licence.source, licence.licence_id),
+                 'reported_usage', ARRAY(
+                     SELECT pg_catalog.to_jsonb(told) FROM entitlements.reported_usage told
+                      WHERE told.account_id = account.id ORDER BY told.site, told.feature, told.window_start),
+                 'delegations', ARRAY(
+                     SELECT pg_catalog.to_jsonb(delegation) || pg_catalog.jsonb_build_object('feature', feature.key)
+                       FROM entitlements.delegations delegation
+                       JOIN entitlements.features feature ON feature.id = delegation.feature_id
+                      WHERE delegation.account_id = account.id ORDER BY delegation.id),
+                 'received_delegations', ARRAY(
+                     SELECT pg_catalog.to_jsonb(delegation) || pg_catalog.jsonb_build_object('feature', feature.key)
+                       FROM entitlements.received_delegations delegation
+                       JOIN entitlements.features feature ON feature.id = delegation.feature_id
+                      WHERE delegation.account_id = account.id ORDER BY delegation.issuer, delegation.id),
+                 'rates', ARRAY(
+                     SELECT pg_catalog.to_jsonb(rate) || pg_catalog.jsonb_build_object('feature', feature.key)
+                       FROM entitlements.rates rate
+                       JOIN entitlements.features feature ON feature.id = rate.feature_id
+                      WHERE rate.account_id = account.id ORDER BY rate.feature_id),
                  'audit_log', ARRAY(
                      SELECT pg_catalog.to_jsonb(entry) FROM entitlements.audit_log entry
                       WHERE entry.chain_id = account.id ORDER BY entry.seq))::pg_catalog.text
@@ -106,13 +171,18 @@ fn refuse_with_children(client: &mut SpiClient<'_>, account: &Account) -> Result
 
 /// Ends all that is in force or will be.
 fn end_all(client: &mut SpiClient<'_>, account: &Account) -> Result<(), Error> {
+    licence::end_all(client, account.id)?;
+    licence::blank(client, account.id)?;
+    seat::end_all(client, account.id)?;
     subscription::end_all(client, account)?;
+    reservation::cancel_all(account.id)?;
     let role = Actor::current().role;
     for end in [
         "UPDATE entitlements.overrides SET ended_at = greatest(pg_catalog.now(), starts_at), ended_by = $2
           WHERE account_id = $1 AND ended_at IS NULL",
         "UPDATE entitlements.blocks SET ended_at = greatest(pg_catalog.now(), starts_at), ended_by = $2
           WHERE account_id = $1 AND ended_at IS NULL",
+        "UPDATE entitlements.credits SET voided_at = pg_catalog.now(), voided_by = $2 WHERE account_id = $1 AND voided_at IS NULL",
     ] {
         client.update(end, None, &[account.id.into(), role.as_str().into()])?;
     }
@@ -125,6 +195,13 @@ fn blank(client: &mut SpiClient<'_>, account: &Account) -> Result<(), Error> {
         "UPDATE entitlements.overrides SET reason = 'erased', ended_reason = NULL,
                 config = CASE WHEN config IS NOT NULL THEN '\"erased\"'::pg_catalog.jsonb END WHERE account_id = $1",
         "UPDATE entitlements.blocks SET reason = 'erased', ended_reason = NULL WHERE account_id = $1",
+        "UPDATE entitlements.credits SET source_ref = NULL, reason = NULL, void_reason = NULL WHERE account_id = $1",
+        "UPDATE entitlements.reservations SET metadata = NULL WHERE account_id = $1 AND metadata IS NOT NULL",
+        "UPDATE entitlements.usage_events SET metadata = NULL, idempotency_key = NULL
+          WHERE account_id = $1 AND (metadata IS NOT NULL OR idempotency_key IS NOT NULL)",
+        "DELETE FROM entitlements.idempotency_keys WHERE account_id = $1",
+        "UPDATE entitlements.delegations SET reason = 'erased' WHERE account_id = $1",
+        "UPDATE entitlements.seats SET holder = 'erased:' || id, end_reason = 'erased' WHERE account_id = $1",
         "INSERT INTO entitlements.former_parents (account_id, until, parent_id)
          SELECT id, greatest(pg_catalog.now(), created_at,
                              (SELECT pg_catalog.max(until) FROM entitlements.former_parents WHERE account_id = id)), parent_id

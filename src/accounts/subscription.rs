@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
 use crate::pg::session::{Actor, connect_to_change};
+use crate::row::{present, present_time};
 use entitlements_model::kind::Status;
 use entitlements_model::time::{BEGINNING, FOREVER, Time};
 use entitlements_model::timeline::{self, Standing, Stretch, TimelineError, term_end};
@@ -51,7 +52,7 @@ struct Subscription {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum VersionPolicy {
+pub enum VersionPolicy {
     Pinned,
     Latest,
 }
@@ -101,38 +102,71 @@ fn subscribe(
     trial_until: Option<TimestampWithTimeZone>,
 ) -> i64 {
     or_raise(connect_to_change(|client| {
-        let life = |terms| {
-            let starts_at = required_moment("starts_at", starts_at)?;
-            let status = parse_status(required("status", status)?)?;
-            first_life(starts_at, ends_at.map(Time::from), status, trial_until.map(Time::from), terms)
+        let new = NewSubscription {
+            account: required("account", account)?,
+            plan: required("plan", plan)?,
+            version,
+            quantity: required("quantity", quantity)?,
+            starts_at: required_moment("starts_at", starts_at)?,
+            ends_at: ends_at.map(Time::from),
+            version_policy: VersionPolicy::parse(required("version_policy", version_policy)?)?,
+            source: required_source(source)?,
+            source_ref,
+            reason,
+            metadata,
+            status: parse_status(required("status", status)?)?,
+            trial_until: trial_until.map(Time::from),
         };
-        let policy = VersionPolicy::parse(required("version_policy", version_policy)?)?;
-        refuse_version_of_latest(version, Some(policy))?;
-        let mut terms = Terms {
-            plan_id: 0,
-            version_id: None,
-            quantity: valid_quantity(required("quantity", quantity)?)?,
-            source: required_source(source)?.to_owned(),
-            source_ref: source_name("source_ref", source_ref)?.map(str::to_owned),
-            reason: reason.map(str::to_owned),
-            metadata: arguments::object("metadata", metadata)?,
-        };
-        let plan = required("plan", plan)?;
-        life(terms.clone())?;
-
-        let account = Account::take_or_create(client, account)?;
-        let plan = Plan::find(client, plan)?;
-        plan.refuse_archived()?;
-        let version_id = plan.version(client, version)?;
-        terms.plan_id = plan.id;
-        terms.version_id = (policy == VersionPolicy::Pinned).then_some(version_id);
-        let found = client.update("SELECT pg_catalog.nextval('entitlements.subscription_ids')", Some(1), &[])?;
-        let id = found.first().get_one()?.expect("a sequence has a next value");
-        let subscription = Subscription { id, account, rows: Vec::new() };
-        let reason = terms.reason.clone();
-        subscription.become_life(client, "subscribe", life(terms)?, reason)?;
-        Ok(id)
+        start(client, new)
     }))
+}
+
+/// What `subscribe` is told.
+pub struct NewSubscription<'a> {
+    pub account: &'a str,
+    pub plan: &'a str,
+    /// None is the newest.
+    pub version: Option<i32>,
+    pub quantity: i32,
+    pub starts_at: Time,
+    /// None has no end.
+    pub ends_at: Option<Time>,
+    pub version_policy: VersionPolicy,
+    pub source: &'a str,
+    pub source_ref: Option<&'a str>,
+    pub reason: Option<&'a str>,
+    pub metadata: Option<JsonbText>,
+    pub status: Status,
+    pub trial_until: Option<Time>,
+}
+
+/// What `subscribe` does.
+pub fn start(client: &mut SpiClient<'_>, new: NewSubscription<'_>) -> Result<i64, Error> {
+    let life = |terms| first_life(new.starts_at, new.ends_at, new.status, new.trial_until, terms);
+    refuse_version_of_latest(new.version, Some(new.version_policy))?;
+    let mut terms = Terms {
+        plan_id: 0,
+        version_id: None,
+        quantity: valid_quantity(new.quantity)?,
+        source: new.source.to_owned(),
+        source_ref: source_name("source_ref", new.source_ref)?.map(str::to_owned),
+        reason: new.reason.map(str::to_owned),
+        metadata: arguments::object("metadata", new.metadata)?,
+    };
+    life(terms.clone())?;
+
+    let account = Account::take_or_create(client, Some(new.account))?;
+    let plan = Plan::find(client, new.plan)?;
+    plan.refuse_archived()?;
+    let version_id = plan.version(client, new.version)?;
+    terms.plan_id = plan.id;
+    terms.version_id = (new.version_policy == VersionPolicy::Pinned).then_some(version_id);
+    let found = client.update("SELECT pg_catalog.nextval('entitlements.subscription_ids')", Some(1), &[])?;
+    let id = found.first().get_one()?.expect("a sequence has a next value");
+    let subscription = Subscription { id, account, rows: Vec::new() };
+    let reason = terms.reason.clone();
+    subscription.become_life(client, "subscribe", life(terms)?, reason)?;
+    Ok(id)
 }
 
 /// The life that a new subscription begins with.
@@ -154,8 +188,14 @@ fn first_life(
         }
         Status::Active | Status::Trialing | Status::Canceled => {}
     }
-    let stretch =
-        |status, starts_at, ends_at| Stretch { status, starts_at, ends_at, grace_until: None, terms: terms.clone() };
+    let stretch = |status, from, to| Stretch {
+        status,
+        starts_at: from,
+        ends_at: to,
+        term_starts_at: starts_at,
+        grace_until: None,
+        terms: terms.clone(),
+    };
     let Some(trial_until) = trial_until else {
         return Ok(vec![stretch(status, starts_at, ends_at)]);
     };
@@ -190,49 +230,81 @@ fn change_subscription(
     source_ref: Option<&str>,
 ) -> bool {
     or_raise(connect_to_change(|client| {
-        let at = required_moment("at", at)?;
-        let standing = standing(status, grace_until.map(Time::from))?;
-        let ends_at = ends_at.map(Time::from);
-        if ends_at == Some(BEGINNING) {
-            return Err(Error::argument("ends_at", "it is -infinity"));
-        }
-        let policy = version_policy.map(VersionPolicy::parse).transpose()?;
-        refuse_version_of_latest(version, policy)?;
-        let quantity = quantity.map(valid_quantity).transpose()?;
-        let source = source.map(|source| required_source(Some(source))).transpose()?;
-        let source_ref = source_name("source_ref", source_ref)?;
-        let metadata = arguments::object("metadata", metadata)?;
-        let changes_terms = plan.is_some() || version.is_some() || quantity.is_some() || policy.is_some();
-        let changes_notes = source.is_some() || source_ref.is_some() || metadata.is_some() || reason.is_some();
-        if !changes_terms && !changes_notes && standing.is_none() && ends_at.is_none() {
-            return Err(Error::argument("arguments", "there is nothing to change"));
-        }
-
-        let subscription = Subscription::take(client, id)?;
-        let plan = plan.map(|plan| Plan::find(client, plan)).transpose()?;
-        let versions = subscription.versions_from(client, at, plan.as_ref(), version, policy)?;
-        let change = timeline::Change {
-            at,
-            standing,
-            ends_at,
-            changes_terms,
-            terms: |terms: &Terms| Terms {
-                plan_id: plan.as_ref().map_or(terms.plan_id, |plan| plan.id),
-                version_id: versions.get(&(terms.plan_id, terms.version_id)).copied().unwrap_or(terms.version_id),
-                quantity: quantity.unwrap_or(terms.quantity),
-                source: source.map_or_else(|| terms.source.clone(), str::to_owned),
-                source_ref: source_ref.map(str::to_owned).or_else(|| terms.source_ref.clone()),
-                reason: reason.map(str::to_owned).or_else(|| terms.reason.clone()),
-                metadata: metadata.clone().or_else(|| terms.metadata.clone()),
-            },
+        let to = SubscriptionChange {
+            plan,
+            version,
+            quantity,
+            status: status.map(parse_status).transpose()?,
+            grace_until: grace_until.map(Time::from),
+            ends_at: ends_at.map(Time::from),
+            version_policy: version_policy.map(VersionPolicy::parse).transpose()?,
+            reason,
+            metadata,
+            source: source.map(|source| required_source(Some(source))).transpose()?,
+            source_ref,
         };
-        let life = timeline::change(&subscription.life(), change).map_err(|error| subscription.refusal(error))?;
-        subscription.become_life(client, "change", life, reason.map(str::to_owned))
+        change(client, id, required_moment("at", at)?, to)
     }))
 }
 
-fn standing(status: Option<&str>, grace_until: Option<Time>) -> Result<Option<Standing>, Error> {
-    match (status.map(parse_status).transpose()?, grace_until) {
+/// What `change_subscription` is told; None leaves as it is.
+#[derive(Default)]
+pub struct SubscriptionChange<'a> {
+    pub plan: Option<&'a str>,
+    pub version: Option<i32>,
+    pub quantity: Option<i32>,
+    pub status: Option<Status>,
+    pub grace_until: Option<Time>,
+    pub ends_at: Option<Time>,
+    pub version_policy: Option<VersionPolicy>,
+    pub reason: Option<&'a str>,
+    pub metadata: Option<JsonbText>,
+    pub source: Option<&'a str>,
+    pub source_ref: Option<&'a str>,
+}
+
+/// What `change_subscription` does.
+pub fn change(client: &mut SpiClient<'_>, id: Option<i64>, at: Time, to: SubscriptionChange<'_>) -> Result<bool, Error> {
+    let SubscriptionChange { version, ends_at, reason, source, .. } = to;
+    let standing = standing(to.status, to.grace_until)?;
+    if ends_at == Some(BEGINNING) {
+        return Err(Error::argument("ends_at", "it is -infinity"));
+    }
+    let policy = to.version_policy;
+    refuse_version_of_latest(version, policy)?;
+    let quantity = to.quantity.map(valid_quantity).transpose()?;
+    let source_ref = source_name("source_ref", to.source_ref)?;
+    let metadata = arguments::object("metadata", to.metadata)?;
+    let changes_terms = to.plan.is_some() || version.is_some() || quantity.is_some() || policy.is_some();
+    let changes_notes = source.is_some() || source_ref.is_some() || metadata.is_some() || reason.is_some();
+    if !changes_terms && !changes_notes && standing.is_none() && ends_at.is_none() {
+        return Err(Error::argument("arguments", "there is nothing to change"));
+    }
+
+    let subscription = Subscription::take(client, id)?;
+    let plan = to.plan.map(|plan| Plan::find(client, plan)).transpose()?;
+    let versions = subscription.versions_from(client, at, plan.as_ref(), version, policy)?;
+    let change = timeline::Change {
+        at,
+        standing,
+        ends_at,
+        changes_terms,
+        terms: |terms: &Terms| Terms {
+            plan_id: plan.as_ref().map_or(terms.plan_id, |plan| plan.id),
+            version_id: versions.get(&(terms.plan_id, terms.version_id)).copied().unwrap_or(terms.version_id),
+            quantity: quantity.unwrap_or(terms.quantity),
+            source: source.map_or_else(|| terms.source.clone(), str::to_owned),
+            source_ref: source_ref.map(str::to_owned).or_else(|| terms.source_ref.clone()),
+            reason: reason.map(str::to_owned).or_else(|| terms.reason.clone()),
+            metadata: metadata.clone().or_else(|| terms.metadata.clone()),
+        },
+    };
+    let life = timeline::change(&subscription.life(), change).map_err(|error| subscription.refusal(error))?;
+    subscription.become_life(client, "change", life, reason.map(str::to_owned))
+}
+
+fn standing(status: Option<Status>, grace_until: Option<Time>) -> Result<Option<Standing>, Error> {
+    match (status, grace_until) {
         (Some(Status::PastDue), Some(grace_until)) => Ok(Some(Standing::PastDue { grace_until })),
         (Some(Status::PastDue), None) => Err(Error::argument("grace_until", "status past_due needs it")),
         (_, Some(_)) => Err(Error::argument("grace_until", "only status past_due has it")),
@@ -245,17 +317,25 @@ fn standing(status: Option<&str>, grace_until: Option<Time>) -> Result<Option<St
 
 #[pg_extern(sql = false)]
 fn renew_subscription(id: Option<i64>, until: Option<TimestampWithTimeZone>, reason: Option<&str>) -> TimestampWithTimeZone {
-    or_raise(connect_to_change(|client| {
-        let until = Time::from(required("until", until)?);
-        let subscription = Subscription::take(client, id)?;
-        let (mut life, starts_at) =
-            timeline::renew(&subscription.life(), transaction_time(), until).map_err(|error| subscription.refusal(error))?;
-        if let Some(term) = life.last_mut() {
-            term.terms.reason = reason.map(str::to_owned);
-        }
-        subscription.become_life(client, "renew", life, reason.map(str::to_owned))?;
-        Ok(timestamp(starts_at))
-    }))
+    or_raise(connect_to_change(|client| renew(client, id, until, reason)))
+}
+
+/// What `renew_subscription` does.
+pub fn renew(
+    client: &mut SpiClient<'_>,
+    id: Option<i64>,
+    until: Option<TimestampWithTimeZone>,
+    reason: Option<&str>,
+) -> Result<TimestampWithTimeZone, Error> {
+    let until = Time::from(required("until", until)?);
+    let subscription = Subscription::take(client, id)?;
+    let (mut life, starts_at) =
+        timeline::renew(&subscription.life(), transaction_time(), until).map_err(|error| subscription.refusal(error))?;
+    if let Some(term) = life.last_mut() {
+        term.terms.reason = reason.map(str::to_owned);
+    }
+    subscription.become_life(client, "renew", life, reason.map(str::to_owned))?;
+    Ok(timestamp(starts_at))
 }
 
 #[pg_extern(sql = false)]
@@ -306,8 +386,8 @@ impl Subscription {
     fn load(client: &mut SpiClient<'_>, id: i64, account: Account) -> Result<Self, Error> {
         let mut rows = Vec::new();
         let found = client.update(
-            "SELECT row_id, plan_id, plan_version_id, status, quantity, starts_at, ends_at, grace_until, source, source_ref, reason,
-                    metadata::pg_catalog.text, recorded_at, pg_catalog.to_jsonb(subscription)::pg_catalog.text
+            "SELECT row_id, plan_id, plan_version_id, status, quantity, starts_at, ends_at, term_starts_at, grace_until, source,
+                    source_ref, reason, metadata::pg_catalog.text, recorded_at, pg_catalog.to_jsonb(subscription)::pg_catalog.text
                FROM entitlements.subscriptions subscription
               WHERE id = $1 AND superseded_at IS NULL ORDER BY starts_at, ends_at, row_id",
             None,
@@ -402,9 +482,9 @@ impl Subscription {
         let terms = stretch.terms;
         let inserted = client.update(
             "INSERT INTO entitlements.subscriptions AS subscription
-                    (id, account_id, plan_id, plan_version_id, status, quantity, starts_at, ends_at, grace_until, source, source_ref,
-                     reason, metadata, recorded_at, recorded_by)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::pg_catalog.jsonb, $14, $15)
+                    (id, account_id, plan_id, plan_version_id, status, quantity, starts_at, ends_at, term_starts_at, grace_until,
+                     source, source_ref, reason, metadata, recorded_at, recorded_by)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14::pg_catalog.jsonb, $15, $16)
              RETURNING pg_catalog.to_jsonb(subscription)::pg_catalog.text",
             None,
             &[
@@ -416,6 +496,7 @@ impl Subscription {
                 terms.quantity.into(),
                 timestamp(stretch.starts_at).into(),
                 timestamp(stretch.ends_at).into(),
+                timestamp(stretch.term_starts_at).into(),
                 stretch.grace_until.map(timestamp).into(),
                 terms.source.into(),
                 terms.source_ref.into(),
@@ -463,28 +544,26 @@ fn list<'a>(rows: impl Iterator<Item = &'a RawValue>) -> Option<Box<RawValue>> {
 }
 
 fn read(row: &SpiHeapTupleData<'_>) -> Result<Row, Error> {
-    fn present<T: FromDatum + IntoDatum>(row: &SpiHeapTupleData<'_>, column: usize) -> Result<T, Error> {
-        row.get(column)?.ok_or_else(|| Error::Internal(format!("column {column} of a subscription is NULL")))
-    }
-    let time = |column| present::<TimestampWithTimeZone>(row, column).map(Time::from);
+    let time = |column| present_time(row, column);
     Ok(Row {
         row_id: present(row, 1)?,
         stretch: Stretch {
             status: parse_status(&present::<String>(row, 4)?)?,
             starts_at: time(6)?,
             ends_at: time(7)?,
-            grace_until: row.get::<TimestampWithTimeZone>(8)?.map(Time::from),
+            term_starts_at: time(8)?,
+            grace_until: row.get::<TimestampWithTimeZone>(9)?.map(Time::from),
             terms: Terms {
                 plan_id: present(row, 2)?,
                 version_id: row.get(3)?,
                 quantity: present(row, 5)?,
-                source: present(row, 9)?,
-                source_ref: row.get(10)?,
-                reason: row.get(11)?,
-                metadata: row.get(12)?,
+                source: present(row, 10)?,
+                source_ref: row.get(11)?,
+                reason: row.get(12)?,
+                metadata: row.get(13)?,
             },
         },
-        recorded_at: time(13)?,
-        json: raw(present(row, 14)?),
+        recorded_at: time(14)?,
+        json: raw(present(row, 15)?),
     })
 }

@@ -6,6 +6,7 @@
 
 use crate::error::Error;
 use crate::pg::error::or_raise;
+use crate::row::present;
 use entitlements_model::audit::{self, Entry};
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, SpiHeapTupleData};
@@ -106,10 +107,6 @@ impl Inspection {
         self.faults.extend(self.walk.and_then(Walk::end));
         self.faults
     }
-}
-
-fn present<T: FromDatum + IntoDatum>(row: &SpiHeapTupleData<'_>, column: usize) -> Result<T, Error> {
-    row.get(column)?.ok_or_else(|| Error::Internal(format!("column {column} of an audit row is NULL")))
 }
 
 /// The way along one chain, from its first entry to its head.

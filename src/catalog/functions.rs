@@ -80,7 +80,7 @@ const OVERRIDDEN: &str = "
 
 /// What makes the present catalog what the document states. The domain knows what published plans fix; overrides, also those
 /// that ended, fix the kind of their feature too.
-fn changes_to(client: &SpiClient<'_>, document: &Json) -> Result<Vec<Change>, Error> {
+pub fn changes_to(client: &SpiClient<'_>, document: &Json) -> Result<Vec<Change>, Error> {
     let changes = catalog::plan_changes(&stored::read(client)?, document)?;
     let of_another_kind: Vec<String> = changes
         .iter()

@@ -52,14 +52,14 @@ const MOVE: &str = "
         RETURNING held.*, former.version
     ), added AS (
         INSERT INTO entitlements.subscriptions (id, account_id, plan_id, plan_version_id, status, quantity, starts_at, ends_at,
-            grace_until, source, source_ref, reason, metadata, recorded_at, recorded_by)
-        SELECT id, account_id, plan_id, plan_version_id, status, quantity, starts_at, $4,
+            term_starts_at, grace_until, source, source_ref, reason, metadata, recorded_at, recorded_by)
+        SELECT id, account_id, plan_id, plan_version_id, status, quantity, starts_at, $4, term_starts_at,
             CASE WHEN grace_until IS NOT NULL THEN least(grace_until, $4) END,
             source, source_ref, reason, metadata, superseded_at, $6
         FROM ended
         WHERE starts_at < $4
         UNION ALL
-        SELECT id, account_id, plan_id, $3, status, quantity, greatest(starts_at, $4), ends_at,
+        SELECT id, account_id, plan_id, $3, status, quantity, greatest(starts_at, $4), ends_at, term_starts_at,
             CASE WHEN grace_until > $4 THEN grace_until END,
             source, source_ref, coalesce($7, reason), metadata, superseded_at, $6
         FROM ended

@@ -6,7 +6,7 @@
 //! and write nothing.
 
 mod drafts;
-mod functions;
+pub mod functions;
 mod migrate;
-mod stored;
-mod write;
+pub mod stored;
+pub mod write;

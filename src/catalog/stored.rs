@@ -5,7 +5,7 @@
 use crate::error::Error;
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::catalog::{
-    Cell, Definition, DocValue, Feature, Plan, PresentFeature, PresentPlan, Price, PriceKey, State,
+    Cell, Definition, DocValue, DrawsOn, Feature, Plan, PresentFeature, PresentPlan, Price, PriceKey, Rollover, State,
 };
 use entitlements_model::json::{self, Json, Limits};
 use entitlements_model::key::FeatureKey;
@@ -24,17 +24,22 @@ use std::sync::Arc;
 const STORED: &str = "
     SELECT 'feature' AS what, feature.key, json_build_object(
         'kind', feature.kind, 'combine', feature.combine, 'name', feature.name, 'description', feature.description,
-        'unit', feature.unit,
-        'period', CASE WHEN feature.period IS NOT NULL THEN json_build_array(
-            (12 * extract(year FROM feature.period) + extract(month FROM feature.period))::bigint,
-            extract(day FROM feature.period)::bigint,
-            (60000000 * (60 * extract(hour FROM feature.period) + extract(minute FROM feature.period))
-                + extract(microseconds FROM feature.period))::bigint) END,
-        'anchor', feature.anchor, 'overage', feature.overage, 'ceiling', feature.ceiling::text,
-        'thresholds', feature.thresholds::text[], 'burst', feature.burst::text, 'schema', feature.value_schema,
+        'unit', feature.unit, 'intervals', intervals.parts, 'anchor', feature.anchor, 'overage', feature.overage, 'ceiling', feature.ceiling::text,
+        'thresholds', feature.thresholds::text[], 'rollover', feature.rollover::text,
+        'rollover_windows', feature.rollover_windows, 'draws_on', pool.key, 'cost', feature.cost::text, 'ledger', feature.ledger,
+        'burst', feature.burst::text, 'store', feature.store, 'schema', feature.value_schema,
         'archived', feature.archived_at IS NOT NULL,
         'in_use', EXISTS (SELECT FROM entitlements.plan_features AS cell WHERE cell.feature_id = feature.id))::text AS content
     FROM entitlements.features AS feature
+    LEFT JOIN entitlements.features AS pool ON pool.id = feature.draws_on
+    CROSS JOIN LATERAL (
+        SELECT json_object_agg(member.name, json_build_array(
+            (12 * extract(year FROM member.length) + extract(month FROM member.length))::bigint,
+            extract(day FROM member.length)::bigint,
+            (60000000 * (60 * extract(hour FROM member.length) + extract(minute FROM member.length))
+                + extract(microseconds FROM member.length))::bigint)) AS parts
+        FROM (VALUES ('period', feature.period), ('lease', feature.lease), ('linger', feature.linger)) AS member (name, length)
+        WHERE member.length IS NOT NULL) AS intervals
     UNION ALL
     SELECT 'plan', plan.key, json_build_object(
         'kind', plan.kind, 'name', plan.name, 'description', plan.description, 'archived', plan.archived_at IS NOT NULL,
@@ -71,17 +76,33 @@ struct FeatureRow<'r> {
     name: Option<String>,
     description: Option<String>,
     unit: Option<String>,
-    /// Months, days, microseconds.
-    period: Option<(i64, i64, i64)>,
+    /// None where the feature has none.
+    intervals: Option<Intervals>,
     anchor: Option<String>,
     overage: Option<String>,
     ceiling: Option<String>,
     thresholds: Option<Vec<String>>,
+    rollover: Option<String>,
+    rollover_windows: Option<u32>,
+    draws_on: Option<String>,
+    cost: Option<String>,
+    ledger: bool,
     burst: Option<String>,
+    store: Option<String>,
     #[serde(borrow)]
     schema: Option<&'r RawValue>,
     archived: bool,
     in_use: bool,
+}
+
+/// Months, days, microseconds.
+type Parts = (i64, i64, i64);
+
+#[derive(Default, Deserialize)]
+struct Intervals {
+    period: Option<Parts>,
+    lease: Option<Parts>,
+    linger: Option<Parts>,
 }
 
 #[derive(Deserialize)]
@@ -138,23 +159,36 @@ pub fn read(client: &SpiClient<'_>) -> Result<State, Error> {
 }
 
 fn feature(row: FeatureRow) -> Result<PresentFeature, Error> {
-    let (months, days, micros) = row.period.unwrap_or_default();
+    let intervals = row.intervals.unwrap_or_default();
+    let rollover = |max: String, windows| Ok::<_, Error>(Rollover { max: allowance(&max)?, windows });
+    let draws_on =
+        |feature: String, cost: String| Ok::<_, Error>(DrawsOn { feature: parsed(&feature)?, cost: parsed(&cost)? });
     let feature = Feature {
         kind: parsed(&row.kind)?,
         name: row.name,
         description: row.description,
         combine: parsed(&row.combine)?,
         unit: row.unit,
-        period: row.period.map(|_| Period::new(months, days, micros)).transpose().map_err(unreadable)?,
+        period: period(intervals.period)?,
         anchor: optional(row.anchor)?,
         overage: optional(row.overage)?,
         ceiling: optional(row.ceiling)?,
         thresholds: row.thresholds.unwrap_or_default().iter().map(|factor| parsed(factor)).collect::<Result<_, _>>()?,
+        rollover: row.rollover.zip(row.rollover_windows).map(|(max, windows)| rollover(max, windows)).transpose()?,
+        draws_on: row.draws_on.zip(row.cost).map(|(feature, cost)| draws_on(feature, cost)).transpose()?,
+        ledger: row.ledger,
+        lease: period(intervals.lease)?,
+        linger: period(intervals.linger)?,
         burst: optional(row.burst)?,
+        store: optional(row.store)?,
         schema: row.schema.map(exact_json).transpose()?,
         archived: row.archived,
     };
     Ok(PresentFeature { feature, in_use: row.in_use })
+}
+
+fn period(parts: Option<Parts>) -> Result<Option<Period>, Error> {
+    parts.map(|(months, days, micros)| Period::new(months, days, micros)).transpose().map_err(unreadable)
 }
 
 fn plan(row: PlanRow, features: &BTreeMap<FeatureKey, PresentFeature>) -> Result<PresentPlan, Error> {
@@ -168,13 +202,18 @@ fn plan(row: PlanRow, features: &BTreeMap<FeatureKey, PresentFeature>) -> Result
 }
 
 fn cell(CellRow(feature, enabled, config, amount, per_unit, inherited): CellRow) -> Result<(FeatureKey, Cell), Error> {
-    let value = match (enabled, config, amount) {
-        (Some(on), None, None) => DocValue::Flag(on),
-        (None, Some(config), None) => DocValue::Config(Arc::new(exact_json(config)?)),
-        (None, None, Some(amount)) => DocValue::Metered { allowance: allowance(&amount)?, per_unit },
-        _ => return Err(unreadable(format!("feature {feature} has not exactly one value"))),
-    };
+    let value = value(enabled, config.map(RawValue::get), amount.as_deref(), per_unit)?;
     Ok((parsed(&feature)?, Cell { value, inherited }))
+}
+
+/// A value as its columns have it.
+pub fn value(enabled: Option<bool>, config: Option<&str>, amount: Option<&str>, per_unit: bool) -> Result<DocValue, Error> {
+    Ok(match (enabled, config, amount) {
+        (Some(on), None, None) => DocValue::Flag(on),
+        (None, Some(config), None) => DocValue::Config(Arc::new(exact(config)?)),
+        (None, None, Some(amount)) => DocValue::Metered { allowance: allowance(amount)?, per_unit },
+        _ => return Err(unreadable("a feature has not exactly one value")),
+    })
 }
 
 /// A plan version's definition as the tables keep it.

@@ -6,7 +6,9 @@ use crate::audit::{self, Chain};
 use crate::error::Error;
 use crate::pg::session::Actor;
 use entitlements_model::amount::Allowance;
-use entitlements_model::catalog::{Action, Cell, Change, DocValue, Feature, Plan, PlanVersionRow, Price, PriceKey, Row};
+use entitlements_model::catalog::{
+    Action, Cell, Change, DocValue, DrawsOn, Feature, Plan, PlanVersionRow, Price, PriceKey, Row,
+};
 use entitlements_model::json::Json;
 use entitlements_model::key::{FeatureKey, PlanKey};
 use pgrx::spi::SpiClient;
@@ -17,17 +19,30 @@ const FEATURES: &str = "
     MERGE INTO entitlements.features AS present
     USING json_to_recordset($1::json) AS next (
         key text, kind text, combine text, name text, description text, unit text, period interval, anchor text,
-        overage text, ceiling numeric, thresholds numeric[], burst numeric, value_schema jsonb, archived boolean)
+        overage text, ceiling numeric, thresholds numeric[], rollover numeric, rollover_windows integer, ledger boolean,
+        lease interval, linger interval, burst numeric, store text, value_schema jsonb, archived boolean)
     ON present.key = next.key
     WHEN MATCHED THEN UPDATE SET
         kind = next.kind, combine = next.combine, name = next.name, description = next.description, unit = next.unit,
         period = next.period, anchor = next.anchor, overage = next.overage, ceiling = next.ceiling,
-        thresholds = next.thresholds, burst = next.burst, value_schema = next.value_schema,
+        thresholds = next.thresholds, rollover = next.rollover, rollover_windows = next.rollover_windows,
+        draws_on = NULL, cost = NULL, ledger = next.ledger, lease = next.lease, linger = next.linger, burst = next.burst,
+        store = next.store, value_schema = next.value_schema,
         archived_at = CASE WHEN next.archived THEN coalesce(present.archived_at, now()) END
     WHEN NOT MATCHED THEN INSERT
-        (key, kind, combine, name, description, unit, period, anchor, overage, ceiling, thresholds, burst, value_schema, archived_at)
+        (key, kind, combine, name, description, unit, period, anchor, overage, ceiling, thresholds, rollover, rollover_windows,
+            ledger, lease, linger, burst, store, value_schema, archived_at)
         VALUES (next.key, next.kind, next.combine, next.name, next.description, next.unit, next.period, next.anchor, next.overage,
-            next.ceiling, next.thresholds, next.burst, next.value_schema, CASE WHEN next.archived THEN now() END)";
+            next.ceiling, next.thresholds, next.rollover, next.rollover_windows, next.ledger, next.lease, next.linger, next.burst,
+            next.store, next.value_schema, CASE WHEN next.archived THEN now() END)";
+
+/// After [`FEATURES`], so that all of them have their ids.
+const DRAWS: &str = "
+    UPDATE entitlements.features AS feature
+    SET draws_on = pool.id, cost = next.cost
+    FROM json_to_recordset($1::json) AS next (key text, draws_on text, cost numeric)
+    JOIN entitlements.features AS pool ON pool.key = next.draws_on
+    WHERE feature.key = next.key";
 
 const PLANS: &str = "
     MERGE INTO entitlements.plans AS present
@@ -74,6 +89,7 @@ const PRICES: &str = "
 pub fn write(client: &mut SpiClient<'_>, changes: &[Change]) -> Result<(), Error> {
     // A change may touch an object twice (updated, then archived): the last row says what it is.
     let mut features = BTreeMap::new();
+    let mut draws = BTreeMap::new();
     let mut plans = BTreeMap::new();
     let mut versions = Vec::new();
     let mut cells = Vec::new();
@@ -82,6 +98,10 @@ pub fn write(client: &mut SpiClient<'_>, changes: &[Change]) -> Result<(), Error
         match &change.row {
             Row::Feature(key, feature) => {
                 features.insert(key, feature_row(key, feature));
+                match &feature.draws_on {
+                    Some(draws_on) => draws.insert(key, draws_row(key, draws_on)),
+                    None => draws.remove(key),
+                };
             }
             Row::Plan(key, plan) => {
                 plans.insert(key, plan_row(key, plan));
@@ -94,9 +114,9 @@ pub fn write(client: &mut SpiClient<'_>, changes: &[Change]) -> Result<(), Error
         }
     }
     let actor = Actor::current().role;
-    for (statement, rows) in [(FEATURES, features.into_values().collect()), (PLANS, plans.into_values().collect())] {
-        write_rows(client, statement, rows)?;
-    }
+    write_rows(client, FEATURES, features.into_values().collect())?;
+    write_rows(client, DRAWS, draws.into_values().collect())?;
+    write_rows(client, PLANS, plans.into_values().collect())?;
     if !versions.is_empty() {
         client.update(PLAN_VERSIONS, None, &[Json::Array(versions).to_string().into(), actor.into()])?;
     }
@@ -121,6 +141,14 @@ fn number(number: Option<impl ToString>) -> Json {
     number.map_or(Json::Null, Json::number)
 }
 
+/// What `numeric` reads.
+fn numeric(allowance: Allowance) -> Json {
+    match allowance {
+        Allowance::Finite(amount) => Json::number(amount),
+        Allowance::Unlimited => Json::string("Infinity"),
+    }
+}
+
 fn feature_row(key: &FeatureKey, feature: &Feature) -> Json {
     let thresholds = feature.thresholds.iter().map(Json::number).collect::<Vec<_>>();
     Json::object([
@@ -135,9 +163,23 @@ fn feature_row(key: &FeatureKey, feature: &Feature) -> Json {
         ("overage", text(feature.overage.map(|overage| overage.as_str()))),
         ("ceiling", number(feature.ceiling)),
         ("thresholds", if thresholds.is_empty() { Json::Null } else { Json::Array(thresholds) }),
+        ("rollover", feature.rollover.map_or(Json::Null, |rollover| numeric(rollover.max))),
+        ("rollover_windows", number(feature.rollover.map(|rollover| rollover.windows))),
+        ("ledger", Json::Bool(feature.ledger)),
+        ("lease", text(feature.lease.map(|lease| lease.to_string()).as_deref())),
+        ("linger", text(feature.linger.map(|linger| linger.to_string()).as_deref())),
         ("burst", number(feature.burst)),
+        ("store", text(feature.store.map(|store| store.as_str()))),
         ("value_schema", feature.schema.clone().unwrap_or(Json::Null)),
         ("archived", Json::Bool(feature.archived)),
+    ])
+}
+
+fn draws_row(key: &FeatureKey, draws_on: &DrawsOn) -> Json {
+    Json::object([
+        ("key", Json::string(key.as_str())),
+        ("draws_on", Json::string(draws_on.feature.as_str())),
+        ("cost", Json::number(draws_on.cost)),
     ])
 }
 
@@ -171,11 +213,7 @@ fn cell_row(row: &PlanVersionRow, feature: &FeatureKey, cell: &Cell) -> Json {
         DocValue::Flag(on) => members.extend([("enabled", Json::Bool(*on)), ("per_unit", Json::Bool(false))]),
         DocValue::Config(json) => members.extend([("config", Json::clone(json)), ("per_unit", Json::Bool(false))]),
         DocValue::Metered { allowance, per_unit } => {
-            let amount = match allowance {
-                Allowance::Finite(amount) => Json::number(amount),
-                Allowance::Unlimited => Json::string("Infinity"),
-            };
-            members.extend([("amount", amount), ("per_unit", Json::Bool(*per_unit))]);
+            members.extend([("amount", numeric(*allowance)), ("per_unit", Json::Bool(*per_unit))]);
         }
     }
     Json::object(members)

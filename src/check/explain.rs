@@ -14,7 +14,7 @@ use entitlements_model::amount::Allowance;
 use entitlements_model::json::{self, Json, Limits};
 use entitlements_model::kind::Reason;
 use entitlements_model::plan::PlanVersionId;
-use entitlements_model::resolve::{self, Absence, Contribution, Effect, Entitlement, Feature, Resolved, Source};
+use entitlements_model::resolve::{self, Absence, Contribution, Effect, Entitlement, Feature, Resolved, Source, Withheld};
 use entitlements_model::time::{FOREVER, Time};
 use pgrx::prelude::*;
 
@@ -238,21 +238,12 @@ impl Account {
         at: Time,
         is_past: bool,
     ) -> Self {
-        let mut lineage: Vec<Records> = records.iter().map(|records| records.under(belief, at, is_past)).collect();
-        for records in &mut lineage {
-            records.subscriptions.retain_mut(|record| {
-                if record.follows_latest {
-                    match reader.latest_at(record.plan, if is_past { at } else { FOREVER }) {
-                        Some(version) => record.row.plan_version = version,
-                        None => return false,
-                    }
-                }
-                reader.version(record.row.plan_version);
-                true
-            });
-        }
+        let lineage = reader.standing(records, belief, at, is_past);
         let holders: Vec<_> = lineage.iter().map(Records::holder).collect();
-        let entitlement = resolve::resolve(feature, &holders, reader.catalog, at);
+        let mut entitlement = resolve::resolve(feature, &holders, reader.catalog, at);
+        if !is_past {
+            entitlement.valid_until = entitlement.valid_until.min(reader.enforcement_at(at, is_past).until);
+        }
         let plan = |contribution: &Contribution| match contribution.source {
             Source::Subscription { index } => {
                 let record = &lineage[contribution.level].subscriptions[index];
@@ -287,6 +278,8 @@ fn effect(effect: Effect, records: &Records) -> String {
         Effect::NotGranting => "grants nothing".to_owned(),
         Effect::NotListed => "the plan does not have the feature".to_owned(),
         Effect::NotInForce(absence) => absence_words(absence).to_owned(),
+        Effect::Withheld(Withheld::BundleStale) => "does not count: its bundle has expired".to_owned(),
+        Effect::Withheld(Withheld::ClockRollback) => "does not count: the clock was set back".to_owned(),
         Effect::Replaces => "decides".to_owned(),
         Effect::Adds => "adds".to_owned(),
         Effect::Denies => "denies".to_owned(),

@@ -5,16 +5,20 @@
 use super::answers::AccountName;
 use super::memo::MEMO;
 use crate::error::Error;
-use crate::pg::composite::Composite;
+use crate::meter::decision::Decision;
+use crate::meter::functions::{feature_key, units};
+use crate::meter::look::{Lapsed, Look};
+use crate::meter::rate;
+use crate::meter::write::sql_amount;
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
-use entitlements_model::amount::{Allowance, Amount};
+use crate::pg::snapshot::statement_time;
+use entitlements_model::amount::Allowance;
 use entitlements_model::kind::{Kind, Reason};
 use entitlements_model::resolve::{Entitlement, Feature, Resolved};
 use entitlements_model::time::Time;
+use pgrx::AnyNumeric;
 use pgrx::prelude::*;
-use pgrx::{AllocatedByRust, AnyNumeric};
-use std::str::FromStr;
 
 /// A resolved entitlement with the words it is reported in.
 pub struct Answer {
@@ -47,17 +51,13 @@ fn numeric(allowance: Allowance) -> Option<AnyNumeric> {
     }
 }
 
-fn sql_amount(amount: Amount) -> AnyNumeric {
-    AnyNumeric::from_str(&amount.to_string()).expect("amounts are printed as numerics")
-}
-
 /// timestamptz as SQL has it; None for a time that never comes.
 pub fn sql_time(time: Time) -> Option<TimestampWithTimeZone> {
     (time != Time::MAX).then(|| TimestampWithTimeZone::try_from(time).expect("times come from timestamptz columns"))
 }
 
 /// The value as `value_of` gives it, with every digit that is stored.
-fn sql_value(value: &Resolved) -> Option<JsonbText> {
+pub fn sql_value(value: &Resolved) -> Option<JsonbText> {
     let json = match value {
         Resolved::Flag(enabled) => enabled.to_string(),
         Resolved::Config(None) => return None,
@@ -87,20 +87,29 @@ pub fn denial(account: Option<&[u8]>, feature: &[u8]) -> Error {
     }
 }
 
+/// What `value_of` gives.
+pub fn value(account: Option<&str>, feature: Option<&str>) -> Result<Option<JsonbText>, Error> {
+    Ok(sql_value(&resolve(account, feature, false)?.entitlement.value))
+}
+
 #[pg_extern(sql = false)]
 fn value_of(account: Option<&str>, feature: Option<&str>) -> Option<JsonbText> {
-    sql_value(&or_raise(resolve(account, feature, false)).entitlement.value)
+    or_raise(value(account, feature))
+}
+
+/// What `allowance` gives.
+pub fn allowed(account: Option<&str>, feature: Option<&str>) -> Result<Option<AnyNumeric>, Error> {
+    let answer = resolve(account, feature, false)?;
+    answer.allowance().map(numeric).ok_or(Error::WrongKind {
+        feature: answer.feature_key,
+        kind: answer.feature.kind,
+        needed: "a quota, an allocation or a rate",
+    })
 }
 
 #[pg_extern(sql = false)]
 fn allowance(account: Option<&str>, feature: Option<&str>) -> Option<AnyNumeric> {
-    numeric(or_raise(resolve(account, feature, false).and_then(|answer| {
-        answer.allowance().ok_or(Error::WrongKind {
-            feature: answer.feature_key,
-            kind: answer.feature.kind,
-            needed: "a quota, an allocation or a rate",
-        })
-    })))
+    or_raise(allowed(account, feature))
 }
 
 #[pg_extern(sql = false)]
@@ -112,63 +121,70 @@ fn check_access(
     or_raise(decide(account, feature, n).and_then(Decision::into_composite))
 }
 
-/// The answer to "would n be allowed now", as the type `decision` has it.
-struct Decision {
-    allowed: bool,
-    reason: Reason,
-    account: Option<String>,
-    feature: String,
-    kind: Kind,
-    /// None for features without a limit.
-    limit: Option<Allowance>,
-    requested: Amount,
-    expires_at: Option<Time>,
-}
-
-impl Decision {
-    fn into_composite(self) -> Result<PgHeapTuple<'static, AllocatedByRust>, Error> {
-        let when_metered = |amount: Amount| self.limit.map(|_| sql_amount(amount));
-        let decision = Composite::of("entitlements.decision")?
-            .with(Some(self.allowed))
-            .with(Some(self.reason.as_str()))
-            .with(self.account)
-            .with(Some(self.feature))
-            .with(Some(self.kind.as_str()))
-            .with(self.limit.and_then(numeric))
-            .with(when_metered(Amount::ZERO))
-            .with(self.limit.and_then(numeric))
-            .with(when_metered(self.requested))
-            .with(when_metered(Amount::ZERO))
-            .with(when_metered(Amount::ZERO))
-            .with(None::<TimestampWithTimeZone>)
-            .with(self.expires_at.and_then(sql_time));
-        Ok(decision.build())
+/// The answer to "would n be allowed now".
+pub fn decide(account: Option<&str>, feature: Option<&str>, n: Option<AnyNumeric>) -> Result<Decision, Error> {
+    let requested = units("n", n)?;
+    let feature = feature_key(feature)?;
+    let now = statement_time();
+    let look = MEMO.with(|memo| {
+        memo.read(|reader| Look::at(reader, account.map(str::as_bytes), feature.as_bytes(), now, Lapsed::Free))
+    })?;
+    if matches!(look.feature.resolved.kind, Kind::Quota | Kind::Allocation) {
+        let enough = look.allows(requested);
+        let reason = match (look.charges.is_empty(), enough) {
+            (true, _) => look.denial_reason(now)?,
+            (false, true) => Reason::Granted,
+            (false, false) => Reason::LimitExceeded,
+        };
+        return Ok(Decision::of(&look, enough, reason, requested, 0));
     }
-}
-
-fn decide(account: Option<&str>, feature: Option<&str>, n: Option<AnyNumeric>) -> Result<Decision, Error> {
-    let requested = match n {
-        None => return Err(Error::argument("n", "it is NULL")),
-        Some(n) => match Amount::from_str(&n.to_string()) {
-            Ok(Amount::ZERO) => return Err(Error::argument("n", "it is zero")),
-            Ok(amount) => amount,
-            Err(fault) => return Err(Error::argument("n", fault.to_string())),
-        },
-    };
-    let answer = resolve(account, feature, true)?;
-    let limit = answer.allowance();
-    let within = limit.is_none_or(|allowance| Allowance::Finite(requested) <= allowance);
-    let granted = answer.entitlement.granted;
+    if look.feature.resolved.kind == Kind::Rate {
+        return rate::check(&look, requested, now);
+    }
+    let answer = resolve(account, Some(feature), true)?;
     Ok(Decision {
-        allowed: granted && within,
-        reason: if granted && !within { Reason::LimitExceeded } else { answer.reason() },
+        allowed: answer.entitlement.granted,
+        reason: answer.reason(),
         kind: answer.feature.kind,
-        limit,
-        requested,
+        amounts: None,
         expires_at: answer.entitlement.expires_at,
         account: answer.account,
         feature: answer.feature_key,
     })
+}
+
+/// A row of `entitlements_of`: the columns of the type entitlement.
+pub type EntitlementRow = (
+    String,
+    String,
+    String,
+    bool,
+    Option<JsonbText>,
+    Option<AnyNumeric>,
+    String,
+    Option<TimestampWithTimeZone>,
+    Option<TimestampWithTimeZone>,
+);
+
+/// What `entitlements_of` gives.
+pub fn entitlements(account: Option<&str>) -> Result<impl Iterator<Item = EntitlementRow> + use<>, Error> {
+    let answers = match account {
+        None => Vec::new(),
+        Some(account) => MEMO.with(|memo| memo.resolve_all(AccountName::Text(account.as_bytes())))?,
+    };
+    Ok(answers.into_iter().map(|answer| {
+        (
+            answer.account.clone().unwrap_or_default(),
+            answer.feature_key.clone(),
+            answer.feature.kind.as_str().to_owned(),
+            answer.entitlement.granted,
+            sql_value(&answer.entitlement.value),
+            answer.allowance().and_then(numeric),
+            answer.reason().as_str().to_owned(),
+            answer.entitlement.expires_at.and_then(sql_time),
+            sql_time(answer.entitlement.valid_until),
+        )
+    }))
 }
 
 #[expect(clippy::type_complexity, reason = "the columns of the type entitlement, which pgrx takes no alias for")]
@@ -189,23 +205,7 @@ fn entitlements_of(
         name!(valid_until, Option<TimestampWithTimeZone>),
     ),
 > {
-    let answers = or_raise(match account {
-        None => Ok(Vec::new()),
-        Some(account) => MEMO.with(|memo| memo.resolve_all(AccountName::Text(account.as_bytes()))),
-    });
-    TableIterator::new(answers.into_iter().map(|answer| {
-        (
-            answer.account.clone().unwrap_or_default(),
-            answer.feature_key.clone(),
-            answer.feature.kind.as_str().to_owned(),
-            answer.entitlement.granted,
-            sql_value(&answer.entitlement.value),
-            answer.allowance().and_then(numeric),
-            answer.reason().as_str().to_owned(),
-            answer.entitlement.expires_at.and_then(sql_time),
-            sql_time(answer.entitlement.valid_until),
-        )
-    }))
+    TableIterator::new(or_raise(entitlements(account)))
 }
 
 #[pg_extern(sql = false)]

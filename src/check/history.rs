@@ -4,6 +4,7 @@
 //! would be decided for that moment with what is known now. A row tells both: what it says of time (starts, ends), and since
 //! when and until when it was what the database said (recorded, superseded).
 
+use super::enforcement::Enforcement;
 use super::load::{MOST_ANCESTORS, Reader, read_block, read_override, read_subscription};
 use crate::error::Error;
 use crate::pg::relations::{account, block, exception, former_parent, plan, plan_version, subscription};
@@ -86,6 +87,15 @@ impl Records {
         }
     }
 
+    fn withhold(&mut self, enforcement: &Enforcement) {
+        for record in &mut self.subscriptions {
+            record.row.withheld = enforcement.of(record.source.as_bytes());
+        }
+        for record in &mut self.overrides {
+            record.row.withheld = enforcement.of(record.source.as_bytes());
+        }
+    }
+
     /// The rows alone, in the same order.
     pub fn holder(&self) -> Holder {
         Holder {
@@ -116,9 +126,15 @@ impl Reader<'_> {
             next = row.int8(account::ID);
             ControlFlow::Break(())
         });
-        if next.is_none() {
-            return Ok(None);
+        match next {
+            Some(id) => self.records_from(id, at).map(Some),
+            None => Ok(None),
         }
+    }
+
+    /// All records of the account and of the ancestors it had at `at`.
+    pub fn records_from(&self, account: i64, at: Option<Time>) -> Result<Vec<Records>, Error> {
+        let mut next = Some(account);
         let mut lineage = Vec::new();
         while let Some(id) = next.take() {
             if lineage.len() > MOST_ANCESTORS {
@@ -135,7 +151,36 @@ impl Reader<'_> {
             }
             lineage.push(self.records_of(id, name));
         }
-        Ok(Some(lineage))
+        Ok(lineage)
+    }
+
+    /// The records that count for a question about `at`, each subscription with the version that it has in the answer; what
+    /// follows a plan that had no version does not count.
+    pub fn standing(&mut self, records: &[Records], belief: Belief, at: Time, is_past: bool) -> Vec<Records> {
+        let enforcement = self.enforcement_at(at, is_past);
+        let mut lineage: Vec<Records> = records.iter().map(|records| records.under(belief, at, is_past)).collect();
+        for records in &mut lineage {
+            records.withhold(&enforcement);
+            records.subscriptions.retain_mut(|record| {
+                if record.follows_latest {
+                    match self.latest_at(record.plan, if is_past { at } else { FOREVER }) {
+                        Some(version) => record.row.plan_version = version,
+                        None => return false,
+                    }
+                }
+                self.version(record.row.plan_version);
+                true
+            });
+        }
+        lineage
+    }
+
+    /// Whether what came by bundles counts at a time of the clock.
+    pub fn enforcement_at(&self, at: Time, is_past: bool) -> Enforcement {
+        match is_past {
+            true => Enforcement::in_the_past(&self.relations, self.snapshot, at),
+            false => Enforcement::at_present(&self.relations, self.snapshot, at),
+        }
     }
 
     /// The parent that the account had at a time before its present one; Some(None) where it had none.

@@ -1,17 +1,18 @@
 //! Reading what decides about an account: its rows and its ancestors', the plan versions they name, the features.
 
+use super::enforcement::Enforcement;
 use crate::error::Error;
+use crate::meter::feature::Feature as MeteredFeature;
 use crate::pg::relations::{
     Relations, account, account_entry, block, exception, feature, plan_feature, plan_version, subscription,
     subscription_entry,
 };
-use crate::pg::scan::{Condition, Order, Row, scan, scan_covered};
+use crate::pg::scan::{Condition, Order, Row, Version, scan, scan_covered, scan_if_any};
 use crate::pg::snapshot::ActiveSnapshot;
-use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::key::FeatureKey;
 use entitlements_model::kind::{Combine, Kind, OverrideMode, PlanKind, Status};
 use entitlements_model::plan::{FeatureId, PlanId, PlanVersion, PlanVersionId, Value};
-use entitlements_model::resolve::{Block, Feature, Holder, Override, Plans, Subscription};
+use entitlements_model::resolve::{self, Block, Entitlement, Feature, Holder, Override, Plans, Subscription};
 use entitlements_model::suggest;
 use entitlements_model::time::Time;
 use foldhash::fast::RandomState;
@@ -26,6 +27,8 @@ pub const MOST_ANCESTORS: usize = 16;
 pub struct Account {
     /// None where no account has the key.
     pub id: Option<i64>,
+    /// Ids of the accounts that it inherits from, its parent first.
+    pub ancestors: Box<[i64]>,
     /// The account itself, its parent, and so on; empty where no account has the key.
     pub lineage: Box<[Holder]>,
 }
@@ -33,7 +36,7 @@ pub struct Account {
 impl Account {
     /// What a key that no account has stands for.
     pub fn unknown() -> Self {
-        Self { id: None, lineage: Box::default() }
+        Self { id: None, ancestors: Box::default(), lineage: Box::default() }
     }
 
     /// Bytes on the heap, roughly.
@@ -44,11 +47,12 @@ impl Account {
                 + holder.overrides.capacity() * (size_of::<Override>() + 64)
                 + holder.blocks.capacity() * size_of::<Block>()
         };
-        self.lineage.iter().map(rows).sum()
+        self.lineage.iter().map(rows).sum::<usize>() + size_of_val(&*self.ancestors)
     }
 }
 
-/// Plans as they were read: versions for good, and which one is the latest for the present snapshot.
+/// What was read of the catalog. Versions of plans, and of the rows of features, hold for good; which ones are shown is a matter
+/// of the snapshot.
 #[derive(Default)]
 pub struct Catalog {
     versions: HashMap<PlanVersionId, PlanVersion, RandomState>,
@@ -56,6 +60,8 @@ pub struct Catalog {
     /// by replication, a version can be seen before its features: these do not outlive the snapshot.
     bare: Vec<PlanVersionId>,
     latest: HashMap<PlanId, Option<PlanVersionId>, RandomState>,
+    /// By key, as they were seen last.
+    features: HashMap<Box<[u8]>, (Version, MeteredFeature), RandomState>,
     size: usize,
 }
 
@@ -72,7 +78,19 @@ impl Catalog {
         self.versions.clear();
         self.bare.clear();
         self.latest.clear();
+        self.features.clear();
         self.size = 0;
+    }
+
+    /// A feature as it was seen last, to be used if that version is shown.
+    pub fn feature(&self, key: &[u8]) -> Option<&(Version, MeteredFeature)> {
+        self.features.get(key)
+    }
+
+    pub fn keep_feature(&mut self, key: &[u8], version: Version, feature: MeteredFeature) {
+        if self.features.insert(key.into(), (version, feature)).is_none() {
+            self.size += 2 * key.len() + size_of::<(Version, MeteredFeature)>() + 64;
+        }
     }
 
     pub fn forget_snapshot(&mut self) {
@@ -95,25 +113,19 @@ pub struct Reader<'a> {
     pub relations: Relations,
     pub snapshot: ActiveSnapshot,
     pub catalog: &'a mut Catalog,
+    /// At the time of the statement.
+    pub enforcement: &'a Enforcement,
 }
 
 /// A value that a NOT NULL constraint promises.
-fn present<T>(value: Option<T>) -> T {
+pub fn present<T>(value: Option<T>) -> T {
     value.expect("NOT NULL columns have values")
 }
 
 /// A word that a CHECK constraint promises to be one of a list.
-fn word<T: FromStr, const COLUMNS: usize>(row: &Row<'_, COLUMNS>, column: usize) -> T {
+pub fn word<T: FromStr, const COLUMNS: usize>(row: &Row<'_, COLUMNS>, column: usize) -> T {
     let read = row.text(column, |text| std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()));
     present(read).expect("CHECK constraints allow known words only")
-}
-
-/// numeric as stored; `Infinity` is unlimited.
-fn allowance(text: &str) -> Allowance {
-    if text == "Infinity" {
-        return Allowance::Unlimited;
-    }
-    Allowance::Finite(Amount::from_str(text).expect("amounts were checked when they were written"))
 }
 
 impl Reader<'_> {
@@ -131,15 +143,33 @@ impl Reader<'_> {
         }
     }
 
+    /// The full answer at the time of the statement, which holds at the longest until a bundle's standing turns.
+    pub fn resolve(&self, feature: &Feature, account: &Account, now: Time) -> Entitlement {
+        let entitlement = resolve::resolve(feature, &account.lineage, &*self.catalog, now);
+        Entitlement { valid_until: entitlement.valid_until.min(self.enforcement.until), ..entitlement }
+    }
+
+    /// Whether there is an account with this key.
+    pub fn has_account(&self, key: &[u8]) -> bool {
+        let mut found = false;
+        scan_covered(&self.relations.account_entries, &[Condition::TextIs(account_entry::KEY, key)], self.snapshot, |_| {
+            found = true;
+            ControlFlow::Break(())
+        });
+        found
+    }
+
     /// The account with this id and parent.
     fn account_with(&mut self, id: i64, parent: Option<i64>, since: Option<Time>) -> Result<Account, Error> {
         let mut lineage = vec![self.holder(id, since)];
+        let mut ancestors = Vec::new();
         let mut next = parent;
         while let Some(ancestor) = next {
             if lineage.len() > MOST_ANCESTORS {
                 return Err(Error::incomplete(format!("account {id} has more than {MOST_ANCESTORS} ancestors")));
             }
             lineage.push(self.holder(ancestor, since));
+            ancestors.push(ancestor);
             next = None;
             scan(
                 &self.relations.accounts_by_id,
@@ -152,7 +182,7 @@ impl Reader<'_> {
                 },
             );
         }
-        Ok(Account { id: Some(id), lineage: lineage.into() })
+        Ok(Account { id: Some(id), ancestors: ancestors.into(), lineage: lineage.into() })
     }
 
     /// Calls `visit` with every account, in the order of their keys, and what is in force at `now` or later.
@@ -206,6 +236,9 @@ impl Reader<'_> {
 
     /// What one account holds itself.
     fn holder(&mut self, id: i64, since: Option<Time>) -> Holder {
+        if self.enforcement.withholds() {
+            return self.holder_with_sources(id, since);
+        }
         // Room for one, which is what most accounts have: memory is what limits the memo.
         let mut subscriptions = Vec::with_capacity(1);
         let mut followers = Vec::new();
@@ -222,6 +255,35 @@ impl Reader<'_> {
             subscriptions.push(found);
             ControlFlow::Continue(())
         });
+        self.versions_of(&mut subscriptions, followers);
+        Holder { subscriptions, overrides: self.overrides(id), blocks: self.blocks(id) }
+    }
+
+    /// The same where some of it does not count, which takes a look at who granted it.
+    #[cold]
+    fn holder_with_sources(&mut self, id: i64, since: Option<Time>) -> Holder {
+        let mut subscriptions = Vec::new();
+        let mut followers = Vec::new();
+        let conditions = [
+            Condition::Int8Is(subscription::ACCOUNT_ID, id),
+            Condition::After(subscription::IN_FORCE_UNTIL, since.unwrap_or(Time::MIN)),
+        ];
+        let conditions = if since.is_some() { &conditions } else { &conditions[..1] };
+        scan(&self.relations.subscriptions, conditions, Order::Any, self.snapshot, |row| {
+            let withheld = present(row.text(subscription::SOURCE, |source| self.enforcement.of(source)));
+            let found = Subscription { withheld, ..read_subscription(row) };
+            if found.plan_version == FOLLOWS_LATEST {
+                followers.push((subscriptions.len(), PlanId(present(row.int4(subscription::PLAN_ID)))));
+            }
+            subscriptions.push(found);
+            ControlFlow::Continue(())
+        });
+        self.versions_of(&mut subscriptions, followers);
+        Holder { subscriptions, overrides: self.overrides(id), blocks: self.blocks(id) }
+    }
+
+    /// Gives those that follow their plan its latest version, and makes sure that the catalog has all versions.
+    fn versions_of(&mut self, subscriptions: &mut Vec<Subscription>, followers: Vec<(usize, PlanId)>) {
         for (place, plan) in followers.into_iter().rev() {
             match self.latest(plan) {
                 Some(version) => subscriptions[place].plan_version = version,
@@ -229,21 +291,24 @@ impl Reader<'_> {
                 None => drop(subscriptions.remove(place)),
             }
         }
-        for subscription in &subscriptions {
+        for subscription in subscriptions {
             self.version(subscription.plan_version);
         }
-        Holder { subscriptions, overrides: self.overrides(id), blocks: self.blocks(id) }
     }
 
     fn overrides(&self, holder: i64) -> Vec<Override> {
         let mut overrides = Vec::new();
-        scan(
+        scan_if_any(
             &self.relations.overrides,
             &[Condition::Int8Is(exception::ACCOUNT_ID, holder)],
             Order::Any,
             self.snapshot,
             |row| {
-                overrides.push(read_override(row));
+                let withheld = match self.enforcement.withholds() {
+                    true => present(row.text(exception::SOURCE, |source| self.enforcement.of(source))),
+                    false => None,
+                };
+                overrides.push(Override { withheld, ..read_override(row) });
                 ControlFlow::Continue(())
             },
         );
@@ -252,7 +317,8 @@ impl Reader<'_> {
 
     fn blocks(&self, holder: i64) -> Vec<Block> {
         let mut blocks = Vec::new();
-        scan(&self.relations.blocks, &[Condition::Int8Is(block::ACCOUNT_ID, holder)], Order::Any, self.snapshot, |row| {
+        let condition = [Condition::Int8Is(block::ACCOUNT_ID, holder)];
+        scan_if_any(&self.relations.blocks, &condition, Order::Any, self.snapshot, |row| {
             blocks.push(read_block(row));
             ControlFlow::Continue(())
         });
@@ -346,7 +412,7 @@ impl Reader<'_> {
     }
 
     #[cold]
-    fn unknown_feature(&self, key: &[u8]) -> Error {
+    pub fn unknown_feature(&self, key: &[u8]) -> Error {
         let feature = String::from_utf8_lossy(key).into_owned();
         let known = self.features();
         let nearest = suggest::nearest(&feature, known.iter().map(|(key, _)| key.as_str()), 3);
@@ -370,6 +436,7 @@ fn read_subscription_entry(row: &Row<'_, { subscription_entry::COUNT }>) -> Subs
         starts_at: present(row.time(subscription_entry::STARTS_AT)),
         ends_at: in_force_until,
         grace_until: Some(in_force_until),
+        withheld: None,
     }
 }
 
@@ -383,6 +450,7 @@ pub fn read_subscription(row: &Row<'_, { subscription::COUNT }>) -> Subscription
         starts_at: present(row.time(subscription::STARTS_AT)),
         ends_at: present(row.time(subscription::ENDS_AT)),
         grace_until: row.time(subscription::GRACE_UNTIL),
+        withheld: None,
     }
 }
 
@@ -393,6 +461,7 @@ pub fn read_override(row: &Row<'_, { exception::COUNT }>) -> Override {
         mode: word::<OverrideMode, _>(row, exception::MODE),
         value: value(row, [exception::ENABLED, exception::CONFIG, exception::AMOUNT], false),
         expires_at: present(row.time(exception::EXPIRES_AT)),
+        withheld: None,
     }
 }
 
@@ -400,7 +469,7 @@ pub fn read_block(row: &Row<'_, { block::COUNT }>) -> Block {
     Block { id: present(row.int8(block::ID)), feature: row.int4(block::FEATURE_ID).map(FeatureId) }
 }
 
-fn read_feature(row: &Row<'_, { feature::COUNT }>) -> (FeatureKey, Feature) {
+pub fn read_feature(row: &Row<'_, { feature::COUNT }>) -> (FeatureKey, Feature) {
     let key = present(row.text(feature::KEY, |text| FeatureKey::parse(&String::from_utf8_lossy(text))));
     let found = Feature {
         id: FeatureId(present(row.int4(feature::ID))),
@@ -419,5 +488,5 @@ fn value<const COLUMNS: usize>(row: &Row<'_, COLUMNS>, columns: [usize; 3], per_
     if let Some(json) = row.jsonb(config) {
         return Some(Value::Config(json.into()));
     }
-    row.numeric(amount).map(|amount| Value::Metered { allowance: allowance(&amount), per_unit })
+    row.allowance(amount).map(|allowance| Value::Metered { allowance, per_unit })
 }

@@ -1,16 +1,18 @@
 //! What this backend remembers of the present snapshot, so that a check inside a query costs tens of nanoseconds.
 //!
-//! Invariant: everything here except the plan versions in `catalog` was read with a snapshot of the content that `snapshot` holds, by a transaction
-//! in the same state. Whenever that can no longer be said (another content, a transaction that wrote or was serializable has
+//! Invariant: everything here except what `catalog` keeps for good was read with a snapshot of the content that `snapshot` holds,
+//! by a transaction in the same state. Whenever that can no longer be said (another content, a transaction that wrote or was serializable has
 //! ended, a subtransaction was rolled back, a relation was changed) the memo is emptied before the next answer. So an
 //! answer is what a join over the tables gives in the same statement, never staler and never newer.
 //!
 //! Nothing is tagged with a generation counter of its own: such a tag says when something was read, not what the reader saw.
 //!
 //! Published plan versions are immutable and their ids are not used again. They outlive snapshots and go only when a relation
-//! changes, or for want of room.
+//! changes, or for want of room. So does what metering has read of a feature, which is used only if the row's version is the one
+//! that the snapshot shows.
 
 use super::answers::{AccountName, Answers, FeatureSlot};
+use super::enforcement::Enforcement;
 use super::functions::Answer;
 use super::load::{Account, Catalog, Reader};
 use crate::error::Error;
@@ -70,6 +72,8 @@ pub struct Memo {
     slots: HashMap<Box<[u8]>, FeatureSlot, RandomState>,
     features: Vec<Feature>,
     catalog: Catalog,
+    /// Whether what came by bundles counts.
+    enforcement: Enforcement,
     /// Shares of accounts by feature key. Guesses for the planner, not bound to a snapshot.
     estimates: HashMap<Box<[u8]>, Estimate, RandomState>,
     /// Bytes in use, roughly; past `most` the memo starts anew.
@@ -88,6 +92,7 @@ impl Memo {
             slots: HashMap::default(),
             features: Vec::new(),
             catalog: Catalog::default(),
+            enforcement: Enforcement::unknown(),
             estimates: HashMap::default(),
             size: 0,
             most: 0,
@@ -132,13 +137,18 @@ impl Memo {
         self.slots.clear();
         self.features.clear();
         self.catalog.forget_snapshot();
+        self.enforcement = Enforcement::unknown();
         self.generation += 1;
         self.size = self.catalog.size();
     }
 
     fn reader(&mut self, snapshot: ActiveSnapshot) -> Result<Reader<'_>, Error> {
         let relations = Relations::current(&mut self.relations)?;
-        Ok(Reader { relations, snapshot, catalog: &mut self.catalog })
+        let now = statement_time();
+        if !self.enforcement.holds_at(now) {
+            self.enforcement = Enforcement::at_present(&relations, snapshot, now);
+        }
+        Ok(Reader { relations, snapshot, catalog: &mut self.catalog, enforcement: &self.enforcement })
     }
 
     /// The feature of a call, looked up at its first row or when it changes.
@@ -217,6 +227,7 @@ impl Memo {
             let catalog_before = self.catalog.size();
             let account = self.reader(snapshot)?.account(&name.to_key(), Some(now))?;
             let (_, until) = resolve::stable_period(&account.lineage, now);
+            let until = until.min(self.enforcement.until);
             self.size += self.answers.keep(name, account, until) + (self.catalog.size() - catalog_before);
             self.read_at = now;
         }
@@ -230,6 +241,11 @@ impl Memo {
     pub fn read<R>(&mut self, work: impl FnOnce(&mut Reader<'_>) -> Result<R, Error>) -> Result<R, Error> {
         let (snapshot, _) = self.attune(true)?;
         work(&mut self.reader(snapshot)?)
+    }
+
+    /// Whether there is an account with this key.
+    pub fn has_account(&mut self, key: &str) -> Result<bool, Error> {
+        self.read(|reader| Ok(reader.has_account(key.as_bytes())))
     }
 
     /// Raises NE003 for an unknown feature.
@@ -253,7 +269,7 @@ impl Memo {
             account: key.map(|key| String::from_utf8_lossy(&key).into_owned()),
             feature_key: feature_key.as_str().to_owned(),
             feature,
-            entitlement: resolve::resolve(&feature, &account.lineage, reader.catalog, now),
+            entitlement: reader.resolve(&feature, &account, now),
         })
     }
 
@@ -272,7 +288,7 @@ impl Memo {
             account: Some(key.clone()),
             feature_key: feature_key.as_str().to_owned(),
             feature,
-            entitlement: resolve::resolve(&feature, &account.lineage, reader.catalog, now),
+            entitlement: reader.resolve(&feature, &account, now),
         };
         Ok(reader.features().into_iter().map(answer).collect())
     }

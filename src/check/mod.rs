@@ -4,6 +4,7 @@
 //! recorded, `explain` and `functions` are what SQL calls; the functions that are called for each row of a scan enter through `pg::entry`.
 
 pub mod answers;
+pub mod enforcement;
 pub mod explain;
 pub mod functions;
 pub mod history;

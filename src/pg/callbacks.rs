@@ -1,9 +1,11 @@
-//! What the server tells this backend: transactions end, subtransactions abort, relations change.
+//! What the server tells this backend: transactions end, subtransactions end, relations change.
 //!
-//! The callbacks are permanent (registered once when the library is loaded) and only raise flags: a failure inside one, at
-//! commit, would take the server down.
+//! The callbacks are permanent (registered once when the library is loaded) and do no more than raise flags and drop what the
+//! transaction had bound, which cannot fail: a failure inside one, at commit, would take the server down.
 
 use super::backend::BackendFlag;
+use super::snapshot::is_serializable;
+use crate::guard::session;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,12 +23,10 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
     if matches!(event, XACT_EVENT_PRE_COMMIT | XACT_EVENT_PARALLEL_PRE_COMMIT | XACT_EVENT_PRE_PREPARE) {
         return;
     }
-    // SAFETY: reads of backend variables; neither function can fail.
-    let changed_or_serializable = unsafe {
-        pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32
-            || GetTopTransactionIdIfAny() != pg_sys::TransactionId::from_inner(0)
-    };
-    if changed_or_serializable {
+    session::end();
+    // SAFETY: reads a variable of the backend and cannot fail.
+    let has_id = unsafe { GetTopTransactionIdIfAny() != pg_sys::TransactionId::from_inner(0) };
+    if has_id || is_serializable() {
         MEMO_EXPIRED.raise();
     }
 }
@@ -38,9 +38,20 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
     _parent_id: pg_sys::SubTransactionId,
     _argument: *mut std::ffi::c_void,
 ) {
-    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
-        MEMO_EXPIRED.raise();
+    match event {
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
+            MEMO_EXPIRED.raise();
+            session::roll_back(nesting_level());
+        }
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => session::release(nesting_level()),
+        _ => {}
     }
+}
+
+/// How deep the present subtransaction lies; 1 is the transaction itself. In the callbacks above, the one that ends.
+pub fn nesting_level() -> i32 {
+    // SAFETY: reads a variable of the backend.
+    unsafe { GetCurrentTransactionNestLevel() }
 }
 
 #[pg_guard]
@@ -51,7 +62,7 @@ unsafe extern "C-unwind" fn at_relation_change(_argument: pg_sys::Datum, relatio
 }
 
 /// OIDs of the relations whose changes matter; the rest is 0.
-static OWN_RELATIONS: [AtomicU32; 40] = [const { AtomicU32::new(0) }; 40];
+static OWN_RELATIONS: [AtomicU32; 64] = [const { AtomicU32::new(0) }; 64];
 
 /// From now on only changes of these relations raise RELATIONS_CHANGED.
 pub fn watch(relations: impl Iterator<Item = pg_sys::Oid>) {
@@ -65,6 +76,8 @@ pub fn watch(relations: impl Iterator<Item = pg_sys::Oid>) {
 unsafe extern "C-unwind" {
     // Declared here, not taken from pgrx, to go without its guard: it cannot raise an error, and runs at commit.
     fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
+    // The same.
+    fn GetCurrentTransactionNestLevel() -> std::ffi::c_int;
 }
 
 /// Registers the callbacks for the life of the backend.

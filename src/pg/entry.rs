@@ -7,6 +7,7 @@ use crate::check::answers::AccountName;
 use crate::check::functions;
 use crate::check::memo::{CallSite, MEMO};
 use crate::error::Error;
+use crate::guard::session;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -128,10 +129,47 @@ unsafe fn required<A: AccountType>(arguments: &mut Arguments) -> Result<bool, Er
     }
 }
 
-/// A version-1 function: the symbol and the record that the server asks for by name. `$settled` tells which remembered
-/// answers are the function's result; the others, and all that goes beyond looking up, are for `$body`.
+/// Whether the current account is granted the feature (argument 0).
+///
+/// # Safety
+/// Argument 0 is text.
+unsafe fn current_granted(arguments: &mut Arguments) -> Result<bool, Error> {
+    // SAFETY: by contract.
+    unsafe {
+        let Some(feature) = arguments.get(0) else {
+            return Err(Error::argument("feature", "it is NULL"));
+        };
+        let site = arguments.call_site(|arguments| CallSite::new(arguments.is_constant(0)));
+        values::with_text(feature, |feature| match session::current_account() {
+            Some(account) => MEMO.with(|memo| memo.granted(AccountName::Text(account.as_bytes()), feature, &mut *site)),
+            None => MEMO.with(|memo| memo.known(feature, &mut *site)).map(|()| false),
+        })
+    }
+}
+
+/// # Safety
+/// As for [`current_granted`].
+unsafe fn current_required(arguments: &mut Arguments) -> Result<bool, Error> {
+    // SAFETY: by contract.
+    unsafe {
+        if current_granted(arguments)? {
+            return Ok(true);
+        }
+        let feature = arguments.get(0).map(|feature| values::with_text(feature, <[u8]>::to_vec));
+        let account = session::current_account();
+        Err(functions::denial(account.as_deref().map(str::as_bytes), feature.as_deref().unwrap_or_default()))
+    }
+}
+
+/// Functions on the current account remember no answers of their own: whose it would be can change between two calls.
+unsafe fn never_recalled(_: &Arguments) -> Option<bool> {
+    None
+}
+
+/// A version-1 function: the symbol and the record that the server asks for by name. `$recalled` looks up a remembered answer;
+/// `$settled` tells which of these are the function's result; the others, and all that goes beyond looking up, are for `$body`.
 macro_rules! sql_function {
-    ($name:ident, $record:ident, $account:ty, $settled:expr, $body:expr) => {
+    ($name:ident, $record:ident, $recalled:expr, $settled:expr, $body:expr) => {
         #[unsafe(no_mangle)]
         pub unsafe extern "C-unwind" fn $name(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
             #[pg_guard]
@@ -143,7 +181,7 @@ macro_rules! sql_function {
 
             // SAFETY: the server calls this with the arguments that CREATE FUNCTION declares.
             unsafe {
-                match recalled::<$account>(&Arguments::new(fcinfo)) {
+                match $recalled(&Arguments::new(fcinfo)) {
                     Some(granted) if $settled(granted) => pg_sys::Datum::from(granted),
                     _ => guarded(fcinfo),
                 }
@@ -158,9 +196,11 @@ macro_rules! sql_function {
     };
 }
 
-sql_function!(entitled_text, pg_finfo_entitled_text, Text, |_| true, granted::<Text>);
-sql_function!(entitled_uuid, pg_finfo_entitled_uuid, Uuid, |_| true, granted::<Uuid>);
-sql_function!(entitled_bigint, pg_finfo_entitled_bigint, Bigint, |_| true, granted::<Bigint>);
-sql_function!(require_text, pg_finfo_require_text, Text, |granted| granted, required::<Text>);
-sql_function!(require_uuid, pg_finfo_require_uuid, Uuid, |granted| granted, required::<Uuid>);
-sql_function!(require_bigint, pg_finfo_require_bigint, Bigint, |granted| granted, required::<Bigint>);
+sql_function!(entitled_text, pg_finfo_entitled_text, recalled::<Text>, |_| true, granted::<Text>);
+sql_function!(entitled_uuid, pg_finfo_entitled_uuid, recalled::<Uuid>, |_| true, granted::<Uuid>);
+sql_function!(entitled_bigint, pg_finfo_entitled_bigint, recalled::<Bigint>, |_| true, granted::<Bigint>);
+sql_function!(require_text, pg_finfo_require_text, recalled::<Text>, |granted| granted, required::<Text>);
+sql_function!(require_uuid, pg_finfo_require_uuid, recalled::<Uuid>, |granted| granted, required::<Uuid>);
+sql_function!(require_bigint, pg_finfo_require_bigint, recalled::<Bigint>, |granted| granted, required::<Bigint>);
+sql_function!(entitled_current, pg_finfo_entitled_current, never_recalled, |_| true, current_granted);
+sql_function!(require_current, pg_finfo_require_current, never_recalled, |_| true, current_required);

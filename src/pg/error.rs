@@ -1,5 +1,6 @@
 //! Raising errors with the SQLSTATEs of class NE, which the closed enumeration of pgrx does not have.
 
+use super::settings::{self, ErrorCodes};
 use crate::error::Error;
 use pgrx::pg_sys;
 use std::ffi::{CString, c_char, c_int};
@@ -10,12 +11,20 @@ unsafe extern "C-unwind" {
     fn errmsg_internal(format: *const c_char, ...) -> c_int;
     fn errdetail_internal(format: *const c_char, ...) -> c_int;
     fn errhint(format: *const c_char, ...) -> c_int;
+    fn errhidestmt(hide: bool) -> c_int;
+    fn errhidecontext(hide: bool) -> c_int;
     fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
 }
 
 /// SQLSTATE as elog.h's MAKE_SQLSTATE packs it: six bits a character.
 fn packed(sqlstate: &str) -> c_int {
     sqlstate.bytes().rev().fold(0, |code, byte| (code << 6) | ((c_int::from(byte) - c_int::from(b'0')) & 0x3F))
+}
+
+/// Whether an error says that a query is wrong, not that something went wrong with it: syntax and access, data, features, limits.
+pub fn is_fault_of_query(sqlstate: c_int) -> bool {
+    const CLASS: c_int = 0xFFF;
+    ["42000", "22000", "0A000", "54000"].iter().any(|class| packed(class) & CLASS == sqlstate & CLASS)
 }
 
 /// A copy in the current memory context, which the abort of the transaction frees. NUL bytes end C strings: they are left out.
@@ -29,7 +38,12 @@ fn in_memory_context(text: &str) -> *const c_char {
 ///
 /// Called last in a function that SQL calls, when none of its values are left to drop: errfinish leaves by a long jump.
 pub fn raise(error: Error) -> ! {
-    let sqlstate = packed(error.sqlstate());
+    let sqlstate = match settings::error_codes() {
+        ErrorCodes::Native => error.sqlstate(),
+        ErrorCodes::Postgrest => error.http_sqlstate().unwrap_or_else(|| error.sqlstate()),
+    };
+    let sqlstate = packed(sqlstate);
+    let holds_token = matches!(error, Error::TokenRefused(_));
     let message = in_memory_context(&error.to_string());
     let detail = error.detail().map_or(std::ptr::null(), |detail| in_memory_context(&detail));
     let hint = error.hint().map_or(std::ptr::null(), |hint| in_memory_context(&hint));
@@ -46,10 +60,30 @@ pub fn raise(error: Error) -> ! {
             if !hint.is_null() {
                 errhint(c"%s".as_ptr(), hint);
             }
+            // A statement may have the token in its text, which is not for the server's log.
+            errhidestmt(holds_token);
+            errhidecontext(holds_token);
             errfinish(c"entitlements".as_ptr(), 0, c"raise".as_ptr());
         }
     }
     unreachable!("errfinish does not return from an ERROR")
+}
+
+/// Sends a warning to the client and, as far as the server keeps those, the log.
+pub fn warn(message: &str, hint: Option<&str>) {
+    let message = in_memory_context(message);
+    let hint = hint.map(in_memory_context);
+    // SAFETY: as in `raise`; of a warning errfinish returns.
+    unsafe {
+        if errstart(pg_sys::elog::PgLogLevel::WARNING as c_int, std::ptr::null()) {
+            errcode(packed("01000"));
+            errmsg_internal(c"%s".as_ptr(), message);
+            if let Some(hint) = hint {
+                errhint(c"%s".as_ptr(), hint);
+            }
+            errfinish(c"entitlements".as_ptr(), 0, c"warn".as_ptr());
+        }
+    }
 }
 
 /// The value, or the error raised.

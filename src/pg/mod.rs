@@ -6,15 +6,27 @@
 pub mod arguments;
 pub mod backend;
 pub mod callbacks;
+pub mod change;
+pub mod cluster;
 pub mod composite;
 pub mod encoding;
 pub mod entry;
 pub mod error;
 pub mod jsonb;
+pub mod latch;
+pub mod owner;
 pub mod relations;
 pub mod scan;
 pub mod session;
 pub mod settings;
+pub mod shared_memory;
 pub mod snapshot;
+pub mod subtransaction;
 pub mod support;
+pub mod table;
+pub mod time_zone;
+pub mod trigger;
 pub mod values;
+
+/// The number by which the server knows an object.
+pub use pgrx::pg_sys::Oid;

@@ -6,7 +6,7 @@ use crate::error::Error;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
-const SCHEMA: &CStr = c"entitlements";
+pub(super) const SCHEMA: &CStr = c"entitlements";
 
 /// A table with the index it is read by and the columns that are read, in the order they were asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,27 @@ pub struct Access<const COLUMNS: usize> {
     pub(super) table: pg_sys::Oid,
     pub(super) index: pg_sys::Oid,
     pub(super) columns: [i16; COLUMNS],
+}
+
+impl<const COLUMNS: usize> Access<COLUMNS> {
+    /// Whether REINDEX CONCURRENTLY is at work on the table, for the rest of the transaction: it waits for who may write.
+    pub fn is_being_reindexed(&self) -> bool {
+        // SAFETY: the lock is kept; the list and the indexes are those of an open table. On an ERROR the server's resource
+        // owner closes them.
+        unsafe {
+            let table = pg_sys::table_open(self.table, pg_sys::RowExclusiveLock as i32);
+            let indexes = pg_sys::RelationGetIndexList(table);
+            let found = (0..pg_sys::list_length(indexes)).any(|place| {
+                let index = pg_sys::index_open(pg_sys::list_nth_oid(indexes, place), pg_sys::AccessShareLock as i32);
+                let is_valid = (*(*index).rd_index).indisvalid;
+                pg_sys::index_close(index, pg_sys::NoLock as i32);
+                !is_valid
+            });
+            pg_sys::list_free(indexes);
+            pg_sys::table_close(table, pg_sys::NoLock as i32);
+            found
+        }
+    }
 }
 
 /// A table read through an index that has all the columns asked for, so that the table's own pages need not be looked at.
@@ -51,6 +72,7 @@ columns!(subscription {
     STARTS_AT = c"starts_at",
     ENDS_AT = c"ends_at",
     GRACE_UNTIL = c"grace_until",
+    IN_FORCE_UNTIL = c"in_force_until",
     SOURCE = c"source",
     SOURCE_REF = c"source_ref",
     REASON = c"reason",
@@ -93,7 +115,79 @@ columns!(block {
     STARTS_AT = c"starts_at",
     ENDED_AT = c"ended_at",
 });
-columns!(feature { ID = c"id", KEY = c"key", KIND = c"kind", COMBINE = c"combine", UNIT = c"unit" });
+columns!(feature {
+    ID = c"id",
+    KEY = c"key",
+    KIND = c"kind",
+    COMBINE = c"combine",
+    UNIT = c"unit",
+    PERIOD = c"period",
+    ANCHOR = c"anchor",
+    OVERAGE = c"overage",
+    CEILING = c"ceiling",
+    THRESHOLDS = c"thresholds",
+    ROLLOVER = c"rollover",
+    ROLLOVER_WINDOWS = c"rollover_windows",
+    BURST = c"burst",
+    DRAWS_ON = c"draws_on",
+    COST = c"cost",
+    LEDGER = c"ledger",
+    STORE = c"store",
+});
+columns!(credit {
+    ID = c"id",
+    ACCOUNT_ID = c"account_id",
+    FEATURE_ID = c"feature_id",
+    AMOUNT = c"amount",
+    PRIORITY = c"priority",
+    STARTS_AT = c"starts_at",
+    EXPIRES_AT = c"expires_at",
+    PERIOD = c"period",
+    SOURCE = c"source",
+});
+columns!(counter {
+    ID = c"id",
+    ACCOUNT_ID = c"account_id",
+    FEATURE_ID = c"feature_id",
+    CREDIT_ID = c"credit_id",
+    WINDOW_START = c"window_start",
+    WINDOW_END = c"window_end",
+    SLOTS = c"slots",
+    USED = c"used",
+    ALLOCATED = c"allocated",
+    MADE_UNDER = c"made_under",
+    REPORTED = c"reported",
+});
+columns!(counter_slot {
+    COUNTER_ID = c"counter_id",
+    SLOT = c"slot",
+    SHARE = c"share",
+    USED = c"used",
+    TOUCHED_AT = c"touched_at",
+});
+columns!(reservation_part { COUNTER_ID = c"counter_id", EXPIRES_AT = c"expires_at", AMOUNT = c"amount" });
+columns!(rate { ACCOUNT_ID = c"account_id", FEATURE_ID = c"feature_id", ARRIVAL = c"arrival", FRACTION = c"fraction" });
+columns!(bundle {
+    ISSUER = c"issuer",
+    ISSUED_AT = c"issued_at",
+    EXPIRES_AT = c"expires_at",
+    GRACE_ENDS_AT = c"grace_ends_at",
+    HEARTBEAT_DUE_AT = c"heartbeat_due_at",
+    MODE = c"mode",
+    ACCEPTED_AT = c"accepted_at",
+    SUPERSEDED_AT = c"superseded_at",
+});
+columns!(deployment { HIGHEST_SEEN = c"highest_seen" });
+columns!(trusted_key {
+    KID = c"kid",
+    PURPOSE = c"purpose",
+    ISSUER = c"issuer",
+    JWK = c"jwk",
+    AUDIENCE = c"audience",
+    ACCOUNT_CLAIM = c"account_claim",
+    VALID_FROM = c"valid_from",
+    VALID_UNTIL = c"valid_until",
+});
 columns!(plan { ID = c"id", KEY = c"key" });
 columns!(plan_version {
     ID = c"id",
@@ -157,6 +251,16 @@ relations! {
         plan_versions: plan_version of c"plan_versions" by c"plan_versions_pkey",
         versions_of_plan: plan_version of c"plan_versions" by c"plan_versions_plan_id_version_key",
         plan_features: plan_feature of c"plan_features" by c"plan_features_pkey",
+        credits: credit of c"credits" by c"credits_live",
+        counters: counter of c"counters" by c"counters_pool",
+        counters_by_id: counter of c"counters" by c"counters_pkey",
+        counter_slots: counter_slot of c"counter_slots" by c"counter_slots_pkey",
+        rates: rate of c"rates" by c"rates_pkey",
+        bundles: bundle of c"bundles" by c"bundles_pkey",
+        bundles_in_force: bundle of c"bundles" by c"bundles_in_force",
+        deployment: deployment of c"deployment" by c"deployment_pkey",
+        reservation_parts: reservation_part of c"reservation_parts" by c"reservation_parts_counter",
+        trusted_keys: trusted_key of c"trusted_keys" by c"trusted_keys_live",
     }
     covered {
         account_entries: account_entry of c"accounts" by c"accounts_key",

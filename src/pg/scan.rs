@@ -4,13 +4,73 @@
 //! and in a parallel worker. What it reads is what a query with this snapshot reads; in a serializable transaction it leaves
 //! the same predicate locks. Access to the tables needs no privilege of the caller: EXECUTE on the function decides.
 
+use super::callbacks::RELATIONS_CHANGED;
 use super::relations::{Access, CoveredAccess};
-use super::snapshot::ActiveSnapshot;
+use super::snapshot::{ActiveSnapshot, is_serializable};
 use super::values;
+use entitlements_model::amount::{Allowance, Amount};
 use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+use std::ffi::c_int;
 use std::ops::ControlFlow;
 
+/// What a query takes to read.
+const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+
+/// For closing: the lock stays to the end of the transaction.
+const KEPT: pg_sys::LOCKMODE = pg_sys::NoLock as pg_sys::LOCKMODE;
+
 unsafe extern "C-unwind" {
+    // Declared here, not taken from pgrx, to go without its guard: it cannot raise an error, and runs for each row.
+    fn heap_deform_tuple(
+        tuple: pg_sys::HeapTuple,
+        descriptor: pg_sys::TupleDesc,
+        values: *mut pg_sys::Datum,
+        nulls: *mut bool,
+    );
+
+    // The same; these look up built-in functions and copy attributes.
+    fn ScanKeyEntryInitialize(
+        key: *mut pg_sys::ScanKeyData,
+        flags: c_int,
+        column: pg_sys::AttrNumber,
+        strategy: pg_sys::StrategyNumber,
+        subtype: pg_sys::Oid,
+        collation: pg_sys::Oid,
+        procedure: pg_sys::Oid,
+        argument: pg_sys::Datum,
+    );
+    fn index_deform_tuple(
+        tuple: pg_sys::IndexTuple,
+        descriptor: pg_sys::TupleDesc,
+        values: *mut pg_sys::Datum,
+        nulls: *mut bool,
+    );
+
+    // These can, and are declared here for one guard around several of them.
+    fn table_open(table: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> pg_sys::Relation;
+    fn table_close(table: pg_sys::Relation, lock: pg_sys::LOCKMODE);
+    fn index_open(index: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> pg_sys::Relation;
+    fn index_close(index: pg_sys::Relation, lock: pg_sys::LOCKMODE);
+    fn systable_beginscan_ordered(
+        table: pg_sys::Relation,
+        index: pg_sys::Relation,
+        snapshot: pg_sys::Snapshot,
+        keys: c_int,
+        key: pg_sys::ScanKey,
+    ) -> pg_sys::SysScanDesc;
+    fn systable_endscan_ordered(scan: pg_sys::SysScanDesc);
+    fn index_endscan(scan: pg_sys::IndexScanDesc);
+    fn heap_fetch(
+        table: pg_sys::Relation,
+        snapshot: pg_sys::Snapshot,
+        tuple: pg_sys::HeapTuple,
+        buffer: *mut pg_sys::Buffer,
+        keep_buffer: bool,
+    ) -> bool;
+    fn ReleaseBuffer(buffer: pg_sys::Buffer);
+    fn RelationGetNumberOfBlocksInFork(table: pg_sys::Relation, fork: pg_sys::ForkNumber::Type) -> pg_sys::BlockNumber;
+
     /// predicate.h, which pgrx has no binding of.
     fn PredicateLockPage(relation: pg_sys::Relation, block: pg_sys::BlockNumber, snapshot: pg_sys::Snapshot);
 }
@@ -22,6 +82,8 @@ pub enum Condition<'a> {
     Int4Is(usize, i32),
     Int8Is(usize, i64),
     Int8AtLeast(usize, i64),
+    /// The column lies at the time or before it, in microseconds.
+    UpTo(usize, i64),
     /// The column lies after the time, in microseconds.
     After(usize, i64),
 }
@@ -36,17 +98,49 @@ pub enum Order {
     Descending,
 }
 
+/// Where a version of a row lies in its table.
+#[derive(Clone, Copy)]
+pub struct Place(pub(super) pg_sys::ItemPointerData);
+
+/// A version of a row. What is in it never changes: what was read of it holds for every snapshot that shows it.
+#[derive(Clone, Copy)]
+pub struct Version {
+    place: Place,
+    written_by: pg_sys::TransactionId,
+}
+
 /// A row of a scan; valid until the next one is fetched.
 pub struct Row<'a, const COLUMNS: usize> {
-    columns: &'a [i16; COLUMNS],
-    values: &'a [pg_sys::Datum],
-    nulls: &'a [bool],
+    pub(super) columns: &'a [i16; COLUMNS],
+    pub(super) values: &'a [pg_sys::Datum],
+    pub(super) nulls: &'a [bool],
+    pub(super) place: Place,
+    pub(super) written_by: pg_sys::TransactionId,
 }
 
 impl<const COLUMNS: usize> Row<'_, COLUMNS> {
     fn datum(&self, column: usize) -> Option<pg_sys::Datum> {
         let place = self.columns[column] as usize - 1;
         (!self.nulls[place]).then(|| self.values[place])
+    }
+
+    /// Where the version lies that the scan found; of a covered scan, where the index points.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    pub fn version(&self) -> Version {
+        Version { place: self.place, written_by: self.written_by }
+    }
+
+    /// Whether this transaction wrote the version.
+    pub fn is_own(&self) -> bool {
+        // SAFETY: looks at the state of the own transaction.
+        unsafe { pg_sys::TransactionIdIsCurrentTransactionId(self.written_by) }
+    }
+
+    pub fn int2(&self, column: usize) -> Option<i16> {
+        self.datum(column).map(|datum| datum.value() as i16)
     }
 
     pub fn int4(&self, column: usize) -> Option<i32> {
@@ -72,10 +166,33 @@ impl<const COLUMNS: usize> Row<'_, COLUMNS> {
         self.datum(column).map(|datum| unsafe { values::with_text(datum, read) })
     }
 
-    /// A numeric value as text, such as `12.50` or `Infinity`.
-    pub fn numeric(&self, column: usize) -> Option<String> {
+    /// A numeric value, where Infinity is unlimited.
+    pub fn allowance(&self, column: usize) -> Option<Allowance> {
         // SAFETY: the caller names a column of type numeric.
-        self.datum(column).map(|datum| unsafe { values::numeric_text(datum) })
+        self.datum(column).map(|datum| unsafe { values::allowance(datum) })
+    }
+
+    /// A finite numeric value.
+    pub fn amount(&self, column: usize) -> Option<Amount> {
+        self.allowance(column).map(|allowance| match allowance {
+            Allowance::Finite(amount) => amount,
+            Allowance::Unlimited => panic!("constraints keep infinity out of the column"),
+        })
+    }
+
+    /// The elements of a numeric array.
+    pub fn amounts(&self, column: usize) -> Option<Vec<Amount>> {
+        // SAFETY: the caller names a column of type numeric[].
+        self.datum(column).map(|datum| unsafe { values::amounts(datum) })
+    }
+
+    /// An interval's months, days and microseconds.
+    pub fn interval(&self, column: usize) -> Option<(i32, i32, i64)> {
+        // SAFETY: the caller names a column of type interval, which is passed by reference.
+        self.datum(column).map(|datum| unsafe {
+            let interval = &*datum.cast_mut_ptr::<pg_sys::Interval>();
+            (interval.month, interval.day, interval.time)
+        })
     }
 
     /// A jsonb value as text.
@@ -86,7 +203,7 @@ impl<const COLUMNS: usize> Row<'_, COLUMNS> {
 }
 
 /// Most columns a table of the extension has; room for decoding a row without an allocation.
-const MAX_COLUMNS: usize = 48;
+pub(super) const MAX_COLUMNS: usize = 48;
 
 /// Calls `visit` with each row that satisfies `conditions`, until it breaks.
 pub fn scan<const COLUMNS: usize>(
@@ -103,35 +220,101 @@ pub fn scan<const COLUMNS: usize>(
         let mut text_key = values::TextDatum::default();
         let mut keys = scan_keys(access, conditions, &mut text_key);
 
-        let table = pg_sys::table_open(access.table, pg_sys::AccessShareLock as i32);
+        // Always the ordered scan: the other kind reads the whole table under ignore_system_indexes, which every client may
+        // set, and then knows nothing of a partial index's predicate.
+        let (table, index, scan) = pg_guard_ffi_boundary(|| {
+            let table = table_open(access.table, LOCK);
+            let index = index_open(access.index, LOCK);
+            let count = conditions.len() as c_int;
+            (table, index, systable_beginscan_ordered(table, index, snapshot.as_ptr(), count, keys.as_mut_ptr()))
+        });
         let descriptor = (*table).rd_att;
         assert!((*descriptor).natts as usize <= MAX_COLUMNS, "room for all columns");
         let mut values = [pg_sys::Datum::from(0); MAX_COLUMNS];
         let mut nulls = [false; MAX_COLUMNS];
         let mut deliver = |tuple: pg_sys::HeapTuple| {
-            pg_sys::heap_deform_tuple(tuple, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
-            visit(&Row { columns: &access.columns, values: &values, nulls: &nulls })
+            heap_deform_tuple(tuple, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+            visit(&Row {
+                columns: &access.columns,
+                values: &values,
+                nulls: &nulls,
+                place: Place((*tuple).t_self),
+                written_by: (*(*tuple).t_data).t_choice.t_heap.t_xmin,
+            })
         };
 
         let direction = match order {
             Order::Descending => pg_sys::ScanDirection::BackwardScanDirection,
             Order::Any | Order::Ascending => pg_sys::ScanDirection::ForwardScanDirection,
         };
-        // Always the ordered scan: the other kind reads the whole table under ignore_system_indexes, which every client may
-        // set, and then knows nothing of a partial index's predicate.
-        let index = pg_sys::index_open(access.index, pg_sys::AccessShareLock as i32);
-        let scan =
-            pg_sys::systable_beginscan_ordered(table, index, snapshot.as_ptr(), conditions.len() as i32, keys.as_mut_ptr());
         loop {
             let tuple = pg_sys::systable_getnext_ordered(scan, direction);
             if tuple.is_null() || deliver(tuple).is_break() {
                 break;
             }
         }
-        pg_sys::systable_endscan_ordered(scan);
-        pg_sys::index_close(index, pg_sys::NoLock as i32);
-        pg_sys::table_close(table, pg_sys::NoLock as i32);
+        pg_guard_ffi_boundary(|| {
+            systable_endscan_ordered(scan);
+            index_close(index, KEPT);
+            table_close(table, KEPT);
+        });
     }
+}
+
+/// `scan` of a table that many databases have nothing in: a look at the length of its file may tell. A serializable
+/// transaction goes through the index all the same, for the predicate lock that this leaves.
+pub fn scan_if_any<const COLUMNS: usize>(
+    access: &Access<COLUMNS>,
+    conditions: &[Condition<'_>],
+    order: Order,
+    snapshot: ActiveSnapshot,
+    visit: impl FnMut(&Row<'_, COLUMNS>) -> ControlFlow<()>,
+) {
+    if is_serializable() || !has_no_pages(access) {
+        scan(access, conditions, order, snapshot, visit);
+    }
+}
+
+/// Whether the table's file is empty, so that no snapshot shows a row of it.
+pub fn has_no_pages<const COLUMNS: usize>(access: &Access<COLUMNS>) -> bool {
+    // SAFETY: opens and closes the table as a scan does, and asks for the length of its file in between.
+    unsafe {
+        pg_guard_ffi_boundary(|| {
+            let table = table_open(access.table, LOCK);
+            let pages = RelationGetNumberOfBlocksInFork(table, pg_sys::ForkNumber::MAIN_FORKNUM);
+            table_close(table, KEPT);
+            pages == 0
+        })
+    }
+}
+
+/// Whether the snapshot shows a version that was read before. Who asks forgets versions when a relation changes: a table that
+/// is rewritten keeps who wrote them, and not their places.
+pub fn shows<const COLUMNS: usize>(access: &Access<COLUMNS>, version: Version, snapshot: ActiveSnapshot) -> bool {
+    // SAFETY: the table is open, and its lock keeps the file from being cut. A tuple of zeros is a valid value of the C type;
+    // heap_fetch fills it from the place, and pins the buffer if it finds what the snapshot shows.
+    unsafe {
+        let mut tuple: pg_sys::HeapTupleData = std::mem::zeroed();
+        tuple.t_self = version.place.0;
+        pg_guard_ffi_boundary(|| {
+            let table = table_open(access.table, LOCK);
+            let mut buffer: pg_sys::Buffer = 0;
+            // Taking the lock may have told of a change.
+            let is_there = !RELATIONS_CHANGED.is_raised()
+                && block_of(&version.place.0) < RelationGetNumberOfBlocksInFork(table, pg_sys::ForkNumber::MAIN_FORKNUM);
+            let mut shown = is_there && heap_fetch(table, snapshot.as_ptr(), &mut tuple, &mut buffer, false);
+            if shown {
+                shown = (*tuple.t_data).t_choice.t_heap.t_xmin == version.written_by;
+                ReleaseBuffer(buffer);
+            }
+            table_close(table, KEPT);
+            shown
+        })
+    }
+}
+
+fn block_of(place: &pg_sys::ItemPointerData) -> pg_sys::BlockNumber {
+    pg_sys::BlockNumber::from(place.ip_blkid.bi_hi) << 16 | pg_sys::BlockNumber::from(place.ip_blkid.bi_lo)
 }
 
 /// `scan` through an index that has all the columns, in the index's order. Where the visibility map says that everybody sees
@@ -150,8 +333,7 @@ pub fn scan_covered<const COLUMNS: usize>(
     unsafe {
         let mut text_key = values::TextDatum::default();
         let mut keys = scan_keys(access, conditions, &mut text_key);
-        let table = pg_sys::table_open(access.table, pg_sys::AccessShareLock as i32);
-        let index = pg_sys::index_open(access.index, pg_sys::AccessShareLock as i32);
+        let (table, index) = pg_guard_ffi_boundary(|| (table_open(access.table, LOCK), index_open(access.index, LOCK)));
         let scan = begin_scan(table, index, snapshot, conditions.len() as i32);
         (*scan).xs_want_itup = true;
         pg_sys::index_rescan(scan, keys.as_mut_ptr(), conditions.len() as i32, std::ptr::null_mut(), 0);
@@ -165,12 +347,11 @@ pub fn scan_covered<const COLUMNS: usize>(
             if place.is_null() {
                 break;
             }
-            let block = pg_sys::BlockNumber::from((*place).ip_blkid.bi_hi) << 16
-                | pg_sys::BlockNumber::from((*place).ip_blkid.bi_lo);
+            let block = block_of(&*place);
             let status = pg_sys::visibilitymap_get_status(table, block, &mut map_page);
             if u32::from(status) & pg_sys::VISIBILITYMAP_ALL_VISIBLE != 0 {
                 // The page was not looked at, and so is locked here against serializable transactions that change it.
-                pg_sys::ffi::pg_guard_ffi_boundary(|| PredicateLockPage(table, block, snapshot.as_ptr()));
+                pg_guard_ffi_boundary(|| PredicateLockPage(table, block, snapshot.as_ptr()));
             } else {
                 if slot.is_null() {
                     slot = pg_sys::table_slot_create(table, std::ptr::null_mut());
@@ -179,8 +360,15 @@ pub fn scan_covered<const COLUMNS: usize>(
                     continue;
                 }
             }
-            pg_sys::index_deform_tuple((*scan).xs_itup, (*scan).xs_itupdesc, values.as_mut_ptr(), nulls.as_mut_ptr());
-            if visit(&Row { columns: &access.columns, values: &values, nulls: &nulls }).is_break() {
+            index_deform_tuple((*scan).xs_itup, (*scan).xs_itupdesc, values.as_mut_ptr(), nulls.as_mut_ptr());
+            let row = Row {
+                columns: &access.columns,
+                values: &values,
+                nulls: &nulls,
+                place: Place(*place),
+                written_by: pg_sys::InvalidTransactionId,
+            };
+            if visit(&row).is_break() {
                 break;
             }
         }
@@ -190,9 +378,11 @@ pub fn scan_covered<const COLUMNS: usize>(
         if !slot.is_null() {
             pg_sys::ExecDropSingleTupleTableSlot(slot);
         }
-        pg_sys::index_endscan(scan);
-        pg_sys::index_close(index, pg_sys::NoLock as i32);
-        pg_sys::table_close(table, pg_sys::NoLock as i32);
+        pg_guard_ffi_boundary(|| {
+            index_endscan(scan);
+            index_close(index, KEPT);
+            table_close(table, KEPT);
+        });
     }
 }
 
@@ -215,6 +405,8 @@ unsafe fn begin_scan(
     }
 }
 
+const MOST_CONDITIONS: usize = 3;
+
 /// The conditions as the server takes them; as many keys as there are conditions are filled.
 ///
 /// # Safety
@@ -223,10 +415,10 @@ unsafe fn scan_keys<const COLUMNS: usize>(
     access: &Access<COLUMNS>,
     conditions: &[Condition<'_>],
     text_key: &mut values::TextDatum,
-) -> [pg_sys::ScanKeyData; 2] {
+) -> [pg_sys::ScanKeyData; MOST_CONDITIONS] {
     // SAFETY: a key of zeros is a valid value of the C type; the rest is by contract.
     unsafe {
-        let mut keys: [pg_sys::ScanKeyData; 2] = std::mem::zeroed();
+        let mut keys: [pg_sys::ScanKeyData; MOST_CONDITIONS] = std::mem::zeroed();
         assert!(conditions.len() <= keys.len(), "room for all conditions");
         for (key, condition) in keys.iter_mut().zip(conditions) {
             fill_key(key, access, condition, text_key);
@@ -256,6 +448,13 @@ unsafe fn fill_key<const COLUMNS: usize>(
         Condition::Int8AtLeast(column, value) => {
             (column, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, pg_sys::InvalidOid, pg_sys::Datum::from(value))
         }
+        Condition::UpTo(column, value) => (
+            column,
+            pg_sys::BTLessEqualStrategyNumber,
+            pg_sys::F_TIMESTAMPTZ_LE,
+            pg_sys::InvalidOid,
+            pg_sys::Datum::from(value),
+        ),
         Condition::After(column, value) => (
             column,
             pg_sys::BTGreaterStrategyNumber,
@@ -266,7 +465,7 @@ unsafe fn fill_key<const COLUMNS: usize>(
     };
     // SAFETY: `key` is zeroed memory of the right type; the procedure is the operator's of the column's type.
     unsafe {
-        pg_sys::ScanKeyEntryInitialize(
+        ScanKeyEntryInitialize(
             key,
             0,
             access.columns[column],

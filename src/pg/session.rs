@@ -31,6 +31,29 @@ pub fn refuse_read_only() {
     unsafe { pg_sys::PreventCommandIfReadOnly(c"a change of entitlements".as_ptr()) };
 }
 
+/// Takes the text of the running statement from pg_stat_activity, where other sessions of the same role read it.
+pub fn hide_statement() {
+    // SAFETY: as the server reports each statement; the text is copied.
+    unsafe {
+        pg_sys::pgstat_report_activity(
+            pg_sys::BackendState::STATE_RUNNING,
+            c"SELECT entitlements.authenticate(<token>)".as_ptr(),
+        );
+    }
+}
+
+/// Whether each statement sees what was committed before it: READ COMMITTED.
+pub fn sees_what_is_committed() -> bool {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
+/// A number that differs between the backends that are alive.
+pub fn process_number() -> usize {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::MyProcPid as usize }
+}
+
 /// # Safety
 /// Must run in a transaction.
 unsafe fn role_name(role: pg_sys::Oid) -> String {

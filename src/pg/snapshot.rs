@@ -25,10 +25,23 @@ pub fn statement_time() -> i64 {
     unsafe { GetCurrentStatementStartTimestamp() }
 }
 
+/// Now, in microseconds since 2000-01-01 UTC: `clock_timestamp()`.
+pub fn clock_time() -> i64 {
+    // SAFETY: asks the system for the time.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
 /// When the transaction began: `now()`.
 pub fn transaction_time() -> i64 {
     // SAFETY: reads a variable of the backend.
     unsafe { GetCurrentTransactionStartTimestamp() }
+}
+
+/// Whether the transaction has to leave predicate locks on what it reads.
+#[inline(always)]
+pub fn is_serializable() -> bool {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32 }
 }
 
 /// The snapshot of the query that is running.
@@ -46,8 +59,8 @@ impl ActiveSnapshot {
     /// Whether the planner may look at rows: there is a snapshot, and a look leaves no predicate locks that would make a
     /// serializable transaction conflict with changes it never asked about.
     pub fn may_be_read_for_estimates() -> bool {
-        // SAFETY: reads variables of the backend.
-        unsafe { ActiveSnapshotSet() && pg_sys::XactIsoLevel != pg_sys::XACT_SERIALIZABLE as i32 }
+        // SAFETY: reads a variable of the backend.
+        unsafe { ActiveSnapshotSet() && !is_serializable() }
     }
 
     pub(super) fn as_ptr(self) -> pg_sys::Snapshot {
@@ -56,7 +69,7 @@ impl ActiveSnapshot {
 
     #[inline(always)]
     fn scalars(self) -> Scalars {
-        // SAFETY: the active snapshot stays allocated while the query runs; XactIsoLevel is a variable of the backend.
+        // SAFETY: the active snapshot stays allocated while the query runs.
         unsafe {
             let snapshot = &*self.0;
             Scalars {
@@ -69,7 +82,7 @@ impl ActiveSnapshot {
                 suboverflowed: snapshot.suboverflowed,
                 recovery: snapshot.takenDuringRecovery,
                 // A serializable transaction must leave its own predicate locks: it shares with no other.
-                serializable: pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32,
+                serializable: is_serializable(),
             }
         }
     }

@@ -16,6 +16,17 @@ const INTEGER_DIGITS: i64 = 18;
 const ONE: i128 = 10i128.pow(FRACTION_DIGITS as u32);
 const LIMIT: i128 = 10i128.pow(INTEGER_DIGITS as u32) * ONE;
 
+/// As far as digits of an amount reach.
+const POWERS_OF_TEN: [i128; FRACTION_DIGITS + INTEGER_DIGITS as usize + 1] = {
+    let mut powers = [1; FRACTION_DIGITS + INTEGER_DIGITS as usize + 1];
+    let mut exponent = 1;
+    while exponent < powers.len() {
+        powers[exponent] = powers[exponent - 1] * 10;
+        exponent += 1;
+    }
+    powers
+};
+
 /// A non-negative number of units, in billionths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Amount(i128);
@@ -34,6 +45,9 @@ pub enum AmountError {
 
 impl Amount {
     pub const ZERO: Self = Self(0);
+    pub const ONE: Self = Self(ONE);
+    /// The least amount above zero.
+    pub const LEAST: Self = Self(1);
 
     /// From a count of billionths, under the same limits as an amount read from text.
     pub fn from_nanos(nanos: i128) -> Result<Self, AmountError> {
@@ -42,6 +56,28 @@ impl Amount {
             LIMIT.. => Err(AmountError::TooLarge),
             _ => Ok(Self(nanos)),
         }
+    }
+
+    /// From a count of billionths that is the result of a calculation and so need not keep to those limits.
+    pub fn calculated(nanos: i128) -> Self {
+        debug_assert!(nanos >= 0);
+        Self(nanos)
+    }
+
+    /// From digits to the base of 10,000, the first of which counts 10,000 to the power of `weight`: PostgreSQL's `numeric`.
+    pub fn from_ten_thousands(weight: i32, digits: impl Iterator<Item = u16>) -> Result<Self, AmountError> {
+        let mut nanos = 0i128;
+        for (place, digit) in (0..).zip(digits).filter(|(_, digit)| *digit != 0) {
+            let (digit, exponent) = (i128::from(digit), 4 * (weight - place) + FRACTION_DIGITS as i32);
+            let power = POWERS_OF_TEN.get(exponent.unsigned_abs() as usize);
+            nanos += match power {
+                Some(power) if exponent >= 0 => digit * power,
+                Some(power) if digit % power == 0 => digit / power,
+                _ if exponent >= 0 => return Err(AmountError::TooLarge),
+                _ => return Err(AmountError::TooFine),
+            };
+        }
+        Self::from_nanos(nanos)
     }
 
     /// The count of billionths.
@@ -54,8 +90,61 @@ impl Amount {
         self.0.checked_add(other.0).map(Self)
     }
 
+    pub fn saturating_add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
+    /// Zero when the other is greater.
+    pub fn saturating_sub(self, other: Self) -> Self {
+        Self((self.0 - other.0).max(0))
+    }
+
     pub fn times(self, quantity: u32) -> Self {
         Self(self.0.saturating_mul(i128::from(quantity)))
+    }
+
+    /// Whether it is a number of whole units.
+    pub fn is_whole(self) -> bool {
+        self.0 % ONE == 0
+    }
+
+    /// Without the fraction of a unit.
+    pub fn floor(self) -> Self {
+        Self(self.0 - self.0 % ONE)
+    }
+
+    /// One of `count` equal parts, rounded down. The count is above zero.
+    pub fn part(self, count: usize) -> Self {
+        Self(self.0 / count as i128)
+    }
+
+    pub fn scaled_down(self, factor: Self) -> Self {
+        self.scaled(factor).0
+    }
+
+    pub fn scaled_up(self, factor: Self) -> Self {
+        let (product, exact) = self.scaled(factor);
+        if exact { product } else { product.saturating_add(Self::LEAST) }
+    }
+
+    /// How many times a divisor above zero fits, rounded down to a billionth; the greatest amount where that does not fit.
+    pub fn divided_down(self, divisor: Self) -> Self {
+        if divisor == Self::ONE {
+            return self;
+        }
+        let (whole, rest) = (self.0 / divisor.0, self.0 % divisor.0);
+        // The rest is below the divisor, which comes from outside: the product fits.
+        let fraction = rest.saturating_mul(ONE) / divisor.0;
+        Self(whole.saturating_mul(ONE).saturating_add(fraction))
+    }
+
+    /// The product rounded down, and whether that is all of it. Units and fractions apart, since the product of the counts of
+    /// billionths need not fit where that of the amounts does.
+    fn scaled(self, factor: Self) -> (Self, bool) {
+        let (units, fraction) = (self.0 / ONE, self.0 % ONE);
+        let fractions = fraction * (factor.0 % ONE);
+        let product = units.saturating_mul(factor.0).saturating_add(fraction * (factor.0 / ONE));
+        (Self(product.saturating_add(fractions / ONE)), fractions % ONE == 0)
     }
 }
 
@@ -162,6 +251,19 @@ impl Allowance {
             (Self::Finite(one), Self::Finite(two)) => Self::Finite(Amount(one.0.saturating_add(two.0))),
             _ => Self::Unlimited,
         }
+    }
+
+    /// What is left when an amount is taken; zero when that is more than there is.
+    pub fn minus(self, amount: Amount) -> Self {
+        match self {
+            Self::Finite(all) => Self::Finite(all.saturating_sub(amount)),
+            Self::Unlimited => Self::Unlimited,
+        }
+    }
+
+    /// Whether the amount is within the allowance.
+    pub fn covers(self, amount: Amount) -> bool {
+        Self::Finite(amount) <= self
     }
 
     /// No units of something unlimited are none of it.
@@ -279,6 +381,27 @@ mod tests {
     }
 
     #[test]
+    fn digits_to_the_base_of_ten_thousand() {
+        let read = |weight, digits: &[u16]| Amount::from_ten_thousands(weight, digits.iter().copied());
+        for (weight, digits, text) in [
+            (0, &[][..], "0"),
+            (0, &[1], "1"),
+            (1, &[1], "10000"),
+            (1, &[1, 2345], "12345"),
+            (0, &[1, 5000], "1.5"),
+            (-3, &[1000], "0.000000001"),
+            (-1, &[1234, 5678, 9000], "0.123456789"),
+            (4, &[99, 9999, 9999, 9999, 9999, 9999, 9999, 9000], "999999999999999999.999999999"),
+        ] {
+            assert_eq!(read(weight, digits), Ok(amount(text)), "{text}");
+        }
+        assert_eq!(read(-3, &[100]), Err(AmountError::TooFine));
+        assert_eq!(read(-40, &[1]), Err(AmountError::TooFine));
+        assert_eq!(read(4, &[100]), Err(AmountError::TooLarge));
+        assert_eq!(read(1000, &[1]), Err(AmountError::TooLarge));
+    }
+
+    #[test]
     fn products_of_the_greatest_amount_are_exact_and_so_are_39_of_them_together() {
         let greatest = amount("999999999999999999.999999999");
         let product = greatest.times(u32::MAX);
@@ -288,6 +411,35 @@ mod tests {
         assert_eq!(sum.and_then(|sum| sum.checked_add(product)), None);
         let longer = (0..100).fold(Allowance::ZERO, |sum, _| sum.plus(Allowance::Finite(product)));
         assert_eq!(longer, Allowance::Finite(Amount(i128::MAX)));
+    }
+
+    #[test]
+    fn a_difference_ends_at_zero_and_a_sum_at_the_greatest_amount() {
+        assert_eq!(amount("2.5").saturating_sub(amount("1")), amount("1.5"));
+        assert_eq!(amount("1").saturating_sub(amount("1.5")), Amount::ZERO);
+        assert_eq!(Amount(i128::MAX).saturating_sub(Amount::LEAST).saturating_add(amount("1")), Amount(i128::MAX));
+    }
+
+    #[test]
+    fn whole_units() {
+        assert!(amount("3").is_whole() && !amount("3.000000001").is_whole());
+        assert_eq!(amount("3.999999999").floor(), amount("3"));
+        assert_eq!(amount("10").part(3), amount("3.333333333"));
+    }
+
+    #[test]
+    fn a_product_is_rounded_the_way_that_is_asked_for() {
+        let third = amount("0.333333333");
+        assert_eq!(third.scaled_down(amount("0.5")), amount("0.166666666"));
+        assert_eq!(third.scaled_up(amount("0.5")), amount("0.166666667"));
+        assert_eq!(amount("1000").scaled_down(amount("0.8")), amount("800"));
+        assert_eq!(amount("1000").scaled_up(amount("0.8")), amount("800"));
+        let greatest = amount("999999999999999999.999999999");
+        assert_eq!(greatest.scaled_up(Amount::ONE), greatest);
+        assert_eq!(Amount(i128::MAX).scaled_up(Amount::ONE), Amount(i128::MAX));
+        assert_eq!(greatest.scaled_down(amount("1e10")), Amount((LIMIT - 1) * 10i128.pow(10)));
+        assert_eq!(greatest.scaled_down(greatest), Amount(i128::MAX));
+        assert_eq!(Amount(i128::MAX).scaled_up(Amount(i128::MAX)), Amount(i128::MAX));
     }
 
     #[test]
@@ -334,7 +486,16 @@ mod tests {
             let (a, b) = (Amount::from_nanos(one).unwrap(), Amount::from_nanos(two).unwrap());
             prop_assert_eq!(a.checked_add(b).map(Amount::nanos), Some(one + two));
             prop_assert_eq!(a.times(quantity).nanos(), one * i128::from(quantity));
+            prop_assert_eq!(a.saturating_sub(b).nanos(), (one - two).max(0));
             prop_assert_eq!(Allowance::Finite(a).plus(Allowance::Finite(b)), Allowance::Finite(Amount(one + two)));
+        }
+
+        #[test]
+        fn products_are_those_of_the_counts(one in 0..LIMIT, two in 0..i128::MAX / LIMIT - 1) {
+            let (a, b) = (Amount(one), Amount(two));
+            prop_assert_eq!(a.scaled_down(b), Amount(one * two / ONE));
+            prop_assert_eq!(a.scaled_up(b), Amount((one * two + ONE - 1) / ONE));
+            prop_assert_eq!(b.scaled_up(a), a.scaled_up(b));
         }
     }
 }

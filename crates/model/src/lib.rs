@@ -10,6 +10,7 @@ pub mod fault;
 pub mod json;
 pub mod key;
 pub mod kind;
+pub mod meter;
 pub mod period;
 pub mod plan;
 pub mod resolve;

@@ -40,6 +40,7 @@ pub struct Subscription {
     /// Read only when past due; may lie beyond `ends_at`. None: not in force at all while past due.
     pub grace_until: Option<Time>,
     pub quantity: u32,
+    pub withheld: Option<Withheld>,
 }
 
 impl Subscription {
@@ -66,6 +67,24 @@ impl Subscription {
     }
 }
 
+/// Why a row does not count although it is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Withheld {
+    /// The bundle it came by has run out.
+    BundleStale,
+    /// The clock shows a time that is over.
+    ClockRollback,
+}
+
+impl Withheld {
+    pub fn reason(self) -> Reason {
+        match self {
+            Withheld::BundleStale => Reason::BundleStale,
+            Withheld::ClockRollback => Reason::ClockRollback,
+        }
+    }
+}
+
 /// Why a row is not in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Absence {
@@ -85,6 +104,14 @@ pub struct Override {
     pub value: Option<Value>,
     /// [`FOREVER`] if none.
     pub expires_at: Time,
+    /// Says nothing about one that denies.
+    pub withheld: Option<Withheld>,
+}
+
+impl Override {
+    fn withheld(&self) -> Option<Withheld> {
+        self.withheld.filter(|_| self.mode != OverrideMode::Deny)
+    }
 }
 
 /// A live block.
@@ -136,8 +163,9 @@ pub struct Entitlement {
     pub granted: bool,
     /// Off, none or zero when not granted.
     pub value: Resolved,
-    /// `granted`, `not_granted`, `expired`, `override_denied` or `blocked`. It is `expired` when a subscription or override
-    /// that would have granted the feature is over, and nothing else that is stored now says no.
+    /// `granted`, `not_granted`, `expired`, `bundle_stale`, `clock_rollback`, `override_denied` or `blocked`. It is `expired` when
+    /// a subscription or override that would have granted the feature is over, `bundle_stale` or `clock_rollback` when one is
+    /// withheld, and nothing else that is stored now says no.
     pub reason: Reason,
     /// The earliest instant at which a row that this answer was made from starts or ends; [`FOREVER`] if none does.
     pub valid_until: Time,
@@ -182,6 +210,8 @@ pub enum Effect {
     /// The plan version does not carry the feature.
     NotListed,
     NotInForce(Absence),
+    /// In force, but withheld.
+    Withheld(Withheld),
     /// An override that put its value in place of what was there.
     Replaces,
     /// An override that added its amount to what was there.
@@ -194,6 +224,25 @@ pub enum Effect {
 /// Allocates nothing.
 pub fn granted<P: Plans + ?Sized>(feature: &Feature, lineage: &[Holder], plans: &P, at: Time) -> bool {
     Question { feature, plans, at }.answer(lineage).value.grants()
+}
+
+/// An answer without the rows that it was made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    pub value: Resolved,
+    pub reason: Reason,
+    pub held_by: Option<usize>,
+}
+
+/// What [`resolve`] says in short. `lineage[0]` is the account, then come its parent, grandparent and so on.
+pub fn settle<P: Plans + ?Sized>(feature: &Feature, lineage: &[Holder], plans: &P, at: Time) -> Settled {
+    let Answer { value, reason, held_by } = Question { feature, plans, at }.answer(lineage);
+    Settled { value: value.to_resolved(), reason, held_by }
+}
+
+/// When a grant that is there at an instant ends, if no row is added or changed; None if it does not.
+pub fn end_of_grant<P: Plans + ?Sized>(feature: &Feature, lineage: &[Holder], plans: &P, at: Time) -> Option<Time> {
+    Question { feature, plans, at }.end_of_grant(lineage)
 }
 
 /// The full answer at an instant. `lineage[0]` is the account, then come its parent, grandparent and so on.
@@ -361,12 +410,36 @@ impl<'a, P: Plans + ?Sized> Question<'a, P> {
                     (Effective::Allowance(base.value.allowance().plus(allowance)), Reason::Granted)
                 }
                 Some(Exception::Add { .. }) | None => {
-                    let lapsed = base.reason == Reason::NotGranted && self.has_lapsed(base.held_by == Some(level), holder);
-                    (base.value, if lapsed { Reason::Expired } else { base.reason })
+                    (base.value, self.reason_at_level(&base, base.held_by == Some(level), holder))
                 }
             }
         };
         Answer { value, reason, ..base }
+    }
+
+    /// The reason of an answer that the level's own overrides and blocks let through.
+    fn reason_at_level(&self, base: &Answer<'a>, holds: bool, holder: &'a Holder) -> Reason {
+        let has_withheld = || self.withheld(holds, holder).map(Withheld::reason);
+        let has_lapsed = || self.has_lapsed(holds, holder).then_some(Reason::Expired);
+        match base.reason {
+            Reason::NotGranted => has_withheld().or_else(has_lapsed).unwrap_or(Reason::NotGranted),
+            Reason::Expired => has_withheld().unwrap_or(Reason::Expired),
+            reason => reason,
+        }
+    }
+
+    /// Whether the account has something in force that would grant and is withheld.
+    fn withheld(&self, holds: bool, holder: &'a Holder) -> Option<Withheld> {
+        let subscriptions =
+            self.listings(holder).filter(|listing| !holds && self.is_in_force(listing) && listing.value.grants());
+        let overrides = self.overrides(holder).map(|(_, exception)| exception);
+        let overrides = overrides.filter(|exception| self.at < exception.expires_at && self.value_of(exception).grants());
+        let withheld = subscriptions.filter_map(|listing| listing.subscription.withheld);
+        withheld.chain(overrides.filter_map(Override::withheld)).max()
+    }
+
+    fn is_in_force(&self, listing: &Listing) -> bool {
+        listing.subscription.absence(self.at).is_none()
     }
 
     /// Whether the account had something that would grant and is over. Its ended subscriptions say nothing where those in
@@ -392,8 +465,9 @@ impl<'a, P: Plans + ?Sized> Question<'a, P> {
         Some(Listing { index, subscription, plan, value })
     }
 
+    /// What counts of the subscriptions.
     fn in_force(&self, holder: &'a Holder) -> impl Iterator<Item = Listing<'a>> + Clone {
-        self.listings(holder).filter(|listing| listing.subscription.absence(self.at).is_none())
+        self.listings(holder).filter(|listing| self.is_in_force(listing) && listing.subscription.withheld.is_none())
     }
 
     /// None when nothing grants: the account does not hold the feature itself.
@@ -435,7 +509,8 @@ impl<'a, P: Plans + ?Sized> Question<'a, P> {
     }
 
     fn exception(&self, holder: &'a Holder) -> Option<Exception<'a>> {
-        let live = self.overrides(holder).filter(|(_, exception)| self.at < exception.expires_at);
+        let counts = |exception: &Override| self.at < exception.expires_at && exception.withheld().is_none();
+        let live = self.overrides(holder).filter(|(_, exception)| counts(exception));
         let (index, decisive) = live.clone().max_by_key(|(_, exception)| (self.strength(exception), exception.id))?;
         Some(match self.strength(decisive) {
             Strength::Deny => Exception::Deny { index },
@@ -519,6 +594,9 @@ impl<'a, P: Plans + ?Sized> Question<'a, P> {
         if let Some(absence) = listing.subscription.absence(self.at) {
             return Effect::NotInForce(absence);
         }
+        if let Some(withheld) = listing.subscription.withheld {
+            return Effect::Withheld(withheld);
+        }
         let rule = self.feature.rule();
         let considered = listing.value.grants() || matches!(rule, Combine::All | Combine::Min);
         let Some(combined) = combined.filter(|_| considered) else {
@@ -539,8 +617,13 @@ impl<'a, P: Plans + ?Sized> Question<'a, P> {
 
     /// `exception` is what the live overrides of the level amount to, this one included if it is live.
     fn effect_of_override(&self, index: usize, row: &Override, exception: Option<&Exception>) -> Effect {
+        if row.expires_at <= self.at {
+            return Effect::NotInForce(Absence::Ended);
+        }
+        if let Some(withheld) = row.withheld() {
+            return Effect::Withheld(withheld);
+        }
         match exception {
-            _ if row.expires_at <= self.at => Effect::NotInForce(Absence::Ended),
             Some(Exception::Deny { index: decisive }) if *decisive == index => Effect::Denies,
             Some(Exception::Set { index: decisive, .. }) if *decisive == index => Effect::Replaces,
             Some(Exception::Deny { index: decisive } | Exception::Set { index: decisive, .. }) => {

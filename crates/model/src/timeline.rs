@@ -2,7 +2,8 @@
 //!
 //! Each function takes the stretches as they are believed now and gives them as they are believed after the change; who stores
 //! them replaces those that differ. Promises: the stretches given back are in order, at most one of them is in force at any
-//! time, and what was in force before the change takes effect is what it was. (One exception, by its nature: a grace period
+//! time, what was in force before the change takes effect is what it was, and each piece of a term knows when the term began,
+//! which only a renewal makes anew. (One exception, by its nature: a grace period
 //! that is granted after the term has ended counts from the end, so that the next term still follows the last without a gap.)
 
 use crate::kind::Status;
@@ -15,6 +16,8 @@ pub struct Stretch<T> {
     pub starts_at: Time,
     /// Exclusive.
     pub ends_at: Time,
+    /// When the term that the stretch belongs to began, no later than the stretch.
+    pub term_starts_at: Time,
     /// Until when a stretch that is past due grants, exclusive; None = it does not. None for every other status.
     pub grace_until: Option<Time>,
     pub terms: T,
@@ -72,6 +75,14 @@ impl<T> Stretch<T> {
 
     fn is_empty(&self) -> bool {
         self.starts_at == self.ends_at && self.in_force_until() <= self.starts_at
+    }
+
+    fn goes_on_as(&self, next: &Self) -> bool
+    where
+        T: PartialEq,
+    {
+        let of = |stretch: &Self| (stretch.status, stretch.term_starts_at, stretch.grace_until);
+        of(self) == of(next) && self.terms == next.terms
     }
 
     fn stand(&mut self, standing: Standing) {
@@ -190,6 +201,7 @@ pub fn renew<T: Clone + PartialEq>(
         status: Status::Active,
         starts_at,
         ends_at: until,
+        term_starts_at: starts_at,
         grace_until: None,
         terms: last.terms.clone(),
     });
@@ -222,6 +234,23 @@ pub fn end<T: Clone + PartialEq>(life: &[Stretch<T>], now: Time, ends_at: Time) 
         Stretch { status: Status::Canceled, starts_at: at, ends_at: at, grace_until: None, ..last }
     }));
     Ok(unless_same(life, now, settle(ended)))
+}
+
+/// The life once its source has stated all of it anew: what lies before `now` stays what it was, and the rest is as stated, a
+/// single stretch. Of a subscription that had not begun, what lies in the past is as stated too.
+pub fn restate<T: Clone + PartialEq>(life: &[Stretch<T>], now: Time, stated: Stretch<T>) -> Vec<Stretch<T>> {
+    let (mut restated, _) = split(life, now);
+    if restated.is_empty() {
+        return vec![stated];
+    }
+    let rest = Stretch { starts_at: stated.starts_at.max(now), ..stated };
+    if rest.starts_at < rest.ends_at {
+        match restated.last_mut() {
+            Some(last) if last.ends_at == rest.starts_at && last.goes_on_as(&rest) => last.ends_at = rest.ends_at,
+            _ => restated.push(rest),
+        }
+    }
+    settle(restated)
 }
 
 /// The old life where the new one differs from it only in being split at the moment.

@@ -2,8 +2,8 @@
 
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::catalog::{
-    Action, Anchor, Change, Definition, DocValue, Error, Object, Overage, Row, State, draft, export, export_plan,
-    plan_changes,
+    Action, Anchor, Change, Definition, DocValue, DrawsOn, Error, Object, Overage, Rollover, Row, State, Store, draft,
+    export, export_plan, plan_changes,
 };
 use entitlements_model::json::{Json, Limits, parse};
 use entitlements_model::key::{FeatureKey, PlanKey};
@@ -229,6 +229,87 @@ fn a_quota_can_reset_at_renewal() {
     assert_eq!(state.features["q"].feature.to_json().to_string(), r#"{"kind":"quota","anchor":"renewal"}"#);
     apply(&mut state, r#"{"features": {"q": {"anchor": null}}}"#);
     assert_eq!(state.features["q"].feature.anchor, None);
+}
+
+const METERED: &str = r#"{"features": {
+    "credits": {"kind": "quota", "period": "1 month", "rollover": {"max": 500.0}, "ledger": true},
+    "images":  {"kind": "quota", "draws_on": {"feature": "credits", "cost": 10}},
+    "words":   {"kind": "quota", "anchor": "renewal", "draws_on": {"feature": "credits"},
+                "rollover": {"max": "unlimited", "windows": 3}},
+    "seats":   {"kind": "allocation", "lease": "PT15M", "linger": "5 minutes", "ledger": false},
+    "calls":   {"kind": "rate", "period": "1 second", "store": "shared"},
+    "logins":  {"kind": "rate", "period": "1 second", "store": "table"}}}"#;
+
+#[test]
+fn how_usage_is_metered() {
+    let mut state = State::default();
+    apply(&mut state, METERED);
+    let of = |key: &str| &state.features[key].feature;
+    let credits = of("credits");
+    assert_eq!(credits.rollover, Some(Rollover { max: Allowance::Finite(amount("500")), windows: 1 }));
+    assert_eq!((credits.ledger, &credits.draws_on, credits.store), (true, &None, None));
+    assert_eq!(of("images").draws_on, Some(DrawsOn { feature: feature("credits"), cost: amount("10") }));
+    assert_eq!(of("words").draws_on, Some(DrawsOn { feature: feature("credits"), cost: amount("1") }));
+    assert_eq!(of("words").rollover, Some(Rollover { max: Allowance::Unlimited, windows: 3 }));
+    let seats = of("seats");
+    let lengths = [seats.lease, seats.linger].map(|length| length.unwrap().to_string());
+    assert_eq!((lengths, seats.ledger), (["15 minutes".into(), "5 minutes".into()], false));
+    assert_eq!((of("calls").store, of("logins").store), (Some(Store::Shared), Some(Store::Table)));
+
+    assert_eq!(changes(&state, METERED), []);
+    assert_eq!(
+        export(&state).get("features").unwrap().to_string(),
+        concat!(
+            r#"{"calls":{"kind":"rate","period":"1 second","store":"shared"},"#,
+            r#""credits":{"kind":"quota","period":"1 month","rollover":{"max":500},"ledger":true},"#,
+            r#""images":{"kind":"quota","draws_on":{"feature":"credits","cost":10}},"#,
+            r#""logins":{"kind":"rate","period":"1 second"},"#,
+            r#""seats":{"kind":"allocation","lease":"15 minutes","linger":"5 minutes"},"#,
+            r#""words":{"kind":"quota","anchor":"renewal","rollover":{"max":"unlimited","windows":3},"draws_on":{"feature":"credits"}}}"#,
+        )
+    );
+}
+
+/// What is not repeated takes its default: these members are stated completely.
+#[test]
+fn how_usage_is_metered_can_change() {
+    let mut state = State::default();
+    apply(&mut state, METERED);
+    let changes = apply(
+        &mut state,
+        r#"{"features": {"images": {"draws_on": {"feature": "credits"}}, "words": {"rollover": {"max": 1}, "draws_on": null},
+                         "credits": {"ledger": null}, "seats": {"lease": null}, "calls": {"store": null}}}"#,
+    );
+    let details: Vec<_> = changes.iter().map(|change| format!("{} {}", change.key(), change.detail)).collect();
+    assert_eq!(
+        details,
+        [
+            r#"calls {"store":{"from":"shared","to":null}}"#,
+            r#"credits {"ledger":{"from":true,"to":null}}"#,
+            r#"seats {"lease":{"from":"15 minutes","to":null}}"#,
+            concat!(
+                r#"words {"rollover":{"from":{"max":"unlimited","windows":3},"to":{"max":1}},"#,
+                r#""draws_on":{"from":{"feature":"credits"},"to":null}}"#
+            ),
+            r#"images {"draws_on":{"from":{"feature":"credits","cost":10},"to":{"feature":"credits"}}}"#,
+        ]
+    );
+    // Another kind has none of this.
+    apply(&mut state, r#"{"features": {"words": {"kind": "allocation"}, "seats": {"kind": "rate", "period": "1 day"}}}"#);
+    let seats = &state.features["seats"].feature;
+    assert_eq!((state.features["words"].feature.rollover, seats.linger, seats.store), (None, None, Some(Store::Table)));
+}
+
+#[test]
+fn a_feature_is_a_quota_while_others_draw_on_it() {
+    let mut state = State::default();
+    let first = r#"{"features": {"a": {"kind": "quota", "draws_on": {"feature": "z"}}, "z": {"kind": "quota"}}}"#;
+    assert_eq!(summary(&apply(&mut state, first)), ["create feature z", "create feature a"]);
+    // The other way round.
+    let turned = r#"{"features": {"a": {"draws_on": null}, "z": {"draws_on": {"feature": "a"}}}}"#;
+    assert_eq!(summary(&apply(&mut state, turned)), ["update feature a", "update feature z"]);
+    let moved = r#"{"features": {"a": {"kind": "flag"}, "m": {"kind": "quota"}, "z": {"draws_on": {"feature": "m"}}}}"#;
+    assert_eq!(summary(&apply(&mut state, moved)), ["create feature m", "update feature z", "update feature a"]);
 }
 
 #[test]

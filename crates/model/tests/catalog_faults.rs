@@ -178,8 +178,10 @@ fn members_of_other_kinds() {
     for (kind, members) in [
         ("flag", &["unit", "period", "anchor", "overage", "ceiling", "thresholds", "burst", "schema"][..]),
         ("config", &["unit", "period", "anchor", "overage", "ceiling", "thresholds", "burst"]),
-        ("quota", &["burst", "schema"]),
-        ("allocation", &["period", "anchor", "burst", "schema"]),
+        ("flag", &["rollover", "draws_on", "ledger", "lease", "linger", "store"]),
+        ("config", &["rollover", "draws_on", "ledger", "lease", "linger", "store"]),
+        ("quota", &["burst", "schema", "lease", "linger", "store"]),
+        ("allocation", &["period", "anchor", "burst", "schema", "rollover", "draws_on", "store"]),
     ] {
         for member in members {
             check_feature(
@@ -189,7 +191,9 @@ fn members_of_other_kinds() {
             );
         }
     }
-    for member in ["anchor", "overage", "ceiling", "thresholds", "schema"] {
+    let foreign =
+        ["anchor", "overage", "ceiling", "thresholds", "schema", "rollover", "draws_on", "ledger", "lease", "linger"];
+    for member in foreign {
         check_feature(
             &format!(r#"{{"kind": "rate", "period": "1 day", "{member}": 1}}"#),
             &format!(".{member}"),
@@ -291,6 +295,138 @@ fn thresholds() {
             fault,
         );
     }
+}
+
+#[test]
+fn rollovers() {
+    for (rollover, path, fault) in [
+        ("500", "", "must be an object, not a number"),
+        ("{}", "", "a max is missing"),
+        (r#"{"max": null}"#, ".max", "must be a number or \"unlimited\", not null"),
+        (r#"{"max": 0}"#, ".max", "must be above 0"),
+        (r#"{"max": -1}"#, ".max", "-1 is negative"),
+        (r#"{"max": "all"}"#, ".max", "must be a number or \"unlimited\", not a string"),
+        (r#"{"max": 1, "windows": 0}"#, ".windows", "0 is not an integer from 1 to 120"),
+        (r#"{"max": 1, "windows": 121}"#, ".windows", "121 is not an integer from 1 to 120"),
+        (r#"{"max": 1, "windows": "2"}"#, ".windows", "must be an integer, not a string"),
+        (r#"{"max": 1, "window": 2}"#, ".window", "unknown member; nearest: windows"),
+    ] {
+        check_feature(
+            &format!(r#"{{"kind": "quota", "period": "1 month", "rollover": {rollover}}}"#),
+            &format!(".rollover{path}"),
+            fault,
+        );
+    }
+}
+
+#[test]
+fn rollovers_need_windows() {
+    let fault = "a rollover needs windows: a period or an anchor";
+    check_feature(r#"{"kind": "quota", "rollover": {"max": 1}}"#, ".rollover", fault);
+    // What is wrong with the period is said alone.
+    check_feature(
+        r#"{"kind": "quota", "period": "0 days", "rollover": {"max": 1}}"#,
+        ".period",
+        "'0 days' is shorter than a second",
+    );
+    let mut state = present();
+    apply(
+        &mut state,
+        r#"{"features": {"p": {"kind": "quota", "period": "1 day", "rollover": {"max": 1}},
+                         "a": {"kind": "quota", "anchor": "renewal", "rollover": {"max": 1}}}}"#,
+    );
+    for (document, path) in [
+        (r#"{"features": {"p": {"period": null}}}"#, "$.features.p.period"),
+        (r#"{"features": {"a": {"anchor": null}}}"#, "$.features.a.anchor"),
+        (r#"{"features": {"a": {"anchor": null, "rollover": {"max": 2}}}}"#, "$.features.a.rollover"),
+    ] {
+        assert_eq!(invalid(&state, &json(document)), [(path.into(), fault.into())]);
+    }
+}
+
+#[test]
+fn what_is_drawn_on() {
+    for (draws_on, path, fault) in [
+        (r#""minutes""#, "", "must be an object, not a string"),
+        ("{}", "", "the feature to draw on is missing"),
+        (r#"{"feature": 1}"#, ".feature", "must be a string, not a number"),
+        (r#"{"feature": "a b"}"#, ".feature", "'a b' contains ' '; a key has only ASCII letters, digits and _ . : -"),
+        (r#"{"feature": "minuets"}"#, ".feature", "unknown feature; nearest: minutes"),
+        (r#"{"feature": "f"}"#, ".feature", "a feature cannot draw on itself"),
+        (r#"{"feature": "seats"}"#, ".feature", "'seats' is of kind allocation; only a quota can be drawn on"),
+        (r#"{"feature": "minutes", "cost": 0}"#, ".cost", "must be above 0"),
+        (r#"{"feature": "minutes", "cost": -1}"#, ".cost", "-1 is negative"),
+        (r#"{"feature": "minutes", "cost": "1"}"#, ".cost", "must be a number, not a string"),
+        (r#"{"feature": "minutes", "weight": 1}"#, ".weight", "unknown member"),
+    ] {
+        check_feature(&format!(r#"{{"kind": "quota", "draws_on": {draws_on}}}"#), &format!(".draws_on{path}"), fault);
+    }
+}
+
+#[test]
+fn what_is_drawn_on_draws_on_nothing_itself() {
+    check(
+        r#"{"features": {"a": {"kind": "quota", "draws_on": {"feature": "b"}},
+                         "b": {"kind": "quota", "draws_on": {"feature": "minutes"}}}}"#,
+        &[("$.features.a.draws_on.feature", "'b' draws on another feature itself")],
+    );
+    check(
+        r#"{"features": {"a": {"kind": "quota", "draws_on": {"feature": "b"}},
+                         "b": {"kind": "quota", "draws_on": {"feature": "a"}}}}"#,
+        &[
+            ("$.features.a.draws_on.feature", "'b' draws on another feature itself"),
+            ("$.features.b.draws_on.feature", "'a' draws on another feature itself"),
+        ],
+    );
+    // What is wrong with the feature drawn on is said once.
+    check(
+        r#"{"features": {"a": {"kind": "quota", "draws_on": {"feature": "b"}}, "b": {"kind": "?"}}}"#,
+        &[("$.features.b.kind", "'?' is not one of: flag, config, quota, allocation, rate")],
+    );
+}
+
+#[test]
+fn what_is_drawn_on_stays_so() {
+    let mut state = present();
+    apply(
+        &mut state,
+        r#"{"features": {"pool": {"kind": "quota"}, "other": {"kind": "quota"},
+                         "d": {"kind": "quota", "draws_on": {"feature": "pool"}}}}"#,
+    );
+    let drawn = "'d' draws on the feature, so it";
+    for (feature, path, fault) in [
+        (r#"{"kind": "flag"}"#, "$.features.pool.kind", format!("{drawn} stays a quota")),
+        (r#"{"draws_on": {"feature": "other"}}"#, "$.features.pool.draws_on", format!("{drawn} draws on none itself")),
+    ] {
+        for drawing in [r#""#, r#", "d": {"name": "D"}"#, r#", "d": {"draws_on": {"feature": "pool", "cost": 2}}"#] {
+            let document = format!(r#"{{"features": {{"pool": {feature}{drawing}}}}}"#);
+            assert_eq!(invalid(&state, &json(&document)), [(path.into(), fault.clone())], "{document}");
+        }
+    }
+    apply(&mut state, r#"{"features": {"pool": {"archived": true}, "other": {"archived": true}}}"#);
+    assert_eq!(
+        invalid(&state, &json(r#"{"features": {"d": {"draws_on": {"feature": "other"}}}}"#)),
+        [("$.features.d.draws_on.feature".into(), "feature 'other' is archived".into())]
+    );
+    apply(&mut state, r#"{"features": {"d": {"draws_on": {"feature": "pool", "cost": 2}}}}"#);
+}
+
+#[test]
+fn ledgers_seats_and_stores() {
+    check_feature(r#"{"kind": "quota", "ledger": "yes"}"#, ".ledger", "must be true or false, not a string");
+    for member in ["lease", "linger"] {
+        for (period, fault) in
+            [(r#""0 minutes""#, "'0 minutes' is shorter than a second"), ("15", "must be a string, not a number")]
+        {
+            let feature = format!(r#"{{"kind": "allocation", "{member}": {period}}}"#);
+            check_feature(&feature, &format!(".{member}"), fault);
+        }
+    }
+    check_feature(
+        r#"{"kind": "rate", "period": "1 second", "store": "memory"}"#,
+        ".store",
+        "'memory' is not one of: table, shared",
+    );
 }
 
 #[test]

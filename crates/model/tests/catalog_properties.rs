@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use entitlements_model::amount::Amount;
 use entitlements_model::catalog::{Action, Cell, DocValue, Error, Row, State, draft, export, export_plan, plan_changes};
 use entitlements_model::fault::Faults;
 use entitlements_model::json::{Json, Limits, parse};
 use entitlements_model::key::{FeatureKey, PlanKey};
+use entitlements_model::kind::Kind;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
 /// Feature `f<n>` has kind `KINDS[n]`, or now and then another one.
-const KINDS: [&str; 6] = ["flag", "config", "quota", "allocation", "rate", "flag"];
+const KINDS: [&str; 8] = ["flag", "config", "quota", "allocation", "rate", "flag", "quota", "quota"];
 const PLANS: usize = 6;
 
 fn number() -> impl Strategy<Value = Json> {
@@ -45,7 +47,24 @@ fn object(members: Vec<(&'static str, BoxedStrategy<Option<Json>>)>) -> BoxedStr
         .boxed()
 }
 
-fn feature(kind: &'static str) -> BoxedStrategy<Json> {
+/// What feature `f2`, `f6` or `f7` draws on: usually `f2`, which usually draws on nothing.
+fn draws_on(number: usize) -> BoxedStrategy<Option<Json>> {
+    let on = |feature: &'static str| {
+        object(vec![
+            ("feature", Just(Some(Json::string(feature))).boxed()),
+            ("cost", maybe(prop::sample::select(vec!["1", "10.0", "0.5"]).prop_map(Json::number))),
+        ])
+        .prop_map(Some)
+    };
+    let nothing = prop_oneof![Just(None), Just(Some(Json::Null))];
+    match number {
+        2 => prop_oneof![24 => nothing, 1 => on("f6")].boxed(),
+        _ => prop_oneof![7 => nothing, 8 => on("f2"), 1 => on("f7")].boxed(),
+    }
+}
+
+fn feature(number: usize) -> BoxedStrategy<Json> {
+    let kind = KINDS[number];
     let mut members = vec![
         ("kind", Just(Some(Json::string(kind))).boxed()),
         ("name", maybe(text())),
@@ -63,19 +82,35 @@ fn feature(kind: &'static str) -> BoxedStrategy<Json> {
         )),
         "quota" => {
             members.push(("unit", maybe(text())));
-            members.push(("period", maybe(period())));
-            members.push(("anchor", maybe(choice(&["calendar", "subscription", "renewal"]))));
             members.push(("overage", maybe(choice(&["reject", "cap", "allow"]))));
             members.push(("thresholds", maybe(thresholds)));
+            members.push(("ledger", maybe(boolean())));
+            members.push(("draws_on", draws_on(number)));
+            let max = prop_oneof![Just(Json::string("unlimited")), Just(Json::number("500")), Just(Json::number("0.50"))];
+            let rollover = object(vec![
+                ("max", max.prop_map(Some).boxed()),
+                ("windows", maybe(prop_oneof![Just(Json::number(1)), Just(Json::number("1.2e2"))])),
+            ]);
+            let mut windowed = members.clone();
+            windowed.push(("period", period().prop_map(Some).boxed()));
+            windowed.push(("anchor", choice(&["calendar", "subscription"]).prop_map(Some).boxed()));
+            windowed.push(("rollover", maybe(rollover)));
+            members.push(("period", maybe(period())));
+            members.push(("anchor", maybe(choice(&["calendar", "subscription", "renewal"]))));
+            return prop_oneof![1 => object(members), 2 => object(windowed)].boxed();
         }
         "allocation" => {
             members.push(("overage", Just(Some(Json::string("allow"))).boxed()));
             members.push(("ceiling", maybe(Just(Json::number("1.25")))));
             members.push(("thresholds", maybe(thresholds)));
+            members.push(("ledger", maybe(boolean())));
+            members.push(("lease", maybe(choice(&["15 minutes", "PT900S", "1 day"]))));
+            members.push(("linger", maybe(choice(&["5 minutes", "00:05"]))));
         }
         _ => {
             members.push(("period", period().prop_map(Some).boxed()));
             members.push(("burst", maybe(Just(Json::number("2.50")))));
+            members.push(("store", maybe(prop_oneof![choice(&["table", "shared"]), Just(Json::Null)])));
         }
     }
     object(members)
@@ -101,7 +136,7 @@ fn value(kind: &'static str) -> BoxedStrategy<Json> {
     prop_oneof![3 => present, 1 => Just(Json::Null)].boxed()
 }
 
-/// A plan's own set, of features `f0` to `f5`.
+/// A plan's own set, of all features.
 fn own_set() -> BoxedStrategy<Json> {
     let values: Vec<_> = KINDS.iter().map(|kind| maybe(value(kind))).collect();
     values
@@ -155,7 +190,7 @@ fn named(prefix: &'static str, values: Vec<BoxedStrategy<Option<Json>>>) -> Boxe
 /// A document that could well be applied.
 fn document(first: bool) -> BoxedStrategy<Json> {
     let whole = |strategy: BoxedStrategy<Json>| if first { strategy.prop_map(Some).boxed() } else { maybe(strategy) };
-    let features = named("f", KINDS.iter().map(|kind| whole(feature(kind))).collect());
+    let features = named("f", (0..KINDS.len()).map(|number| whole(feature(number))).collect());
     let plans = named("p", (0..PLANS).map(|number| whole(plan(number))).collect());
     let prices = named("id", vec![maybe(price()); 4]).prop_map(|prices| Json::object([("stripe", prices)]));
     object(vec![
@@ -283,6 +318,23 @@ proptest! {
     }
 
     #[test]
+    fn nothing_draws_on_what_is_no_pool(documents in documents()) {
+        let mut state = State::default();
+        for document in &documents {
+            // Not after any change on the way either.
+            for change in plan_changes(&state, document).unwrap_or_default() {
+                state.apply(&[change]);
+                for present in state.features.values() {
+                    let Some(draws_on) = &present.feature.draws_on else { continue };
+                    let pool = &state.features[&draws_on.feature].feature;
+                    prop_assert!(present.feature.kind == Kind::Quota && draws_on.cost > Amount::ZERO);
+                    prop_assert!(pool.kind == Kind::Quota && pool.draws_on.is_none(), "{:?}", state.features);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn each_change_is_needed_and_valid_after_those_before_it(documents in documents()) {
         let mut state = State::default();
         for document in &documents {
@@ -382,6 +434,16 @@ fn anything() -> impl Strategy<Value = Json> {
         "ceiling",
         "thresholds",
         "burst",
+        "rollover",
+        "max",
+        "windows",
+        "draws_on",
+        "feature",
+        "cost",
+        "ledger",
+        "lease",
+        "linger",
+        "store",
         "combine",
         "plan",
         "version",
@@ -488,13 +550,22 @@ proptest! {
 #[test]
 fn most_generated_documents_are_applied() {
     let mut runner = TestRunner::deterministic();
-    let (mut applied, mut later, mut inherited, mut removed) = (0, 0, 0, 0);
-    for _ in 0..200 {
+    let (mut applied, mut later, mut inherited, mut removed, mut drawn, mut redrawn) = (0, 0, 0, 0, 0, 0);
+    for _ in 0..300 {
         let documents = documents().new_tree(&mut runner).unwrap().current();
         let history = history(&documents);
         applied += usize::from(history.len() > 1);
         later += usize::from(history.len() > 2);
         let plans = || history.iter().flat_map(|state| state.plans.values());
+        let draws = |state: &State| -> Vec<_> {
+            state.features.values().map(|present| present.feature.draws_on.as_ref().map(|on| on.feature.clone())).collect()
+        };
+        drawn += usize::from(history.iter().any(|state| draws(state).iter().any(Option::is_some)));
+        redrawn += usize::from(history.windows(2).any(|pair| {
+            pair[0].features.len() == pair[1].features.len()
+                && draws(&pair[0]) != draws(&pair[1])
+                && draws(&pair[0]).iter().any(Option::is_some)
+        }));
         inherited += usize::from(plans().any(|present| present.cells.values().any(|cell| cell.inherited)));
         removed += usize::from(plans().any(|present| {
             let parent = present.definition.extends.as_ref();
@@ -509,5 +580,6 @@ fn most_generated_documents_are_applied() {
             parent.is_some_and(taken)
         }));
     }
-    assert!(applied > 100 && later > 60 && inherited > 60 && removed > 20, "{applied} {later} {inherited} {removed}");
+    assert!(applied > 180 && later > 100 && inherited > 100 && removed > 20, "{applied} {later} {inherited} {removed}");
+    assert!(drawn > 90 && redrawn > 20, "{drawn} {redrawn}");
 }

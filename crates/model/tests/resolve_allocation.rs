@@ -1,7 +1,5 @@
 //! `granted` is asked on every miss of the check path and promises to allocate nothing.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::hint::black_box;
 
 use entitlements_model::amount::Allowance;
@@ -10,33 +8,8 @@ use entitlements_model::plan::{FeatureId, PlanVersion, PlanVersionId, Value};
 use entitlements_model::resolve::*;
 use entitlements_model::time::FOREVER;
 
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promise about `layout` is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: `pointer` came from `alloc` above with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn allocations(work: impl FnOnce()) -> usize {
-    let before = ALLOCATIONS.get();
-    work();
-    ALLOCATIONS.get() - before
+fn allocations(work: impl FnOnce()) -> u64 {
+    allocation_counter::measure(work).count_total
 }
 
 struct OnePlan(PlanVersion);
@@ -57,6 +30,7 @@ fn subscription(id: i64, ends_at: i64) -> Subscription {
         ends_at,
         grace_until: None,
         quantity: 3,
+        withheld: None,
     }
 }
 
@@ -70,7 +44,8 @@ fn granted_allocates_nothing() {
     ] {
         let features = vec![(id, value.clone())];
         let plans = OnePlan(PlanVersion { id: PlanVersionId(1), kind: PlanKind::Base, rank: 0, features });
-        let add = Override { id: 1, feature: id, mode: OverrideMode::Add, value: Some(value), expires_at: 30 };
+        let add =
+            Override { id: 1, feature: id, mode: OverrideMode::Add, value: Some(value), expires_at: 30, withheld: None };
         let account = Holder { overrides: vec![add], ..Holder::default() };
         let parent = Holder { subscriptions: vec![subscription(1, 10), subscription(2, FOREVER)], ..Holder::default() };
         let lineage = [account, Holder::default(), parent];

@@ -134,6 +134,7 @@ fn naive(feature: &Feature, lineage: &[Holder], plans: &Catalog, at: Time) -> Na
 
     let mut in_force = Vec::new();
     let mut something_ended = false;
+    let mut withheld = Vec::new();
     for row in &account.subscriptions {
         let plan = plans.plan_version(row.plan_version);
         let listed = plan.features.iter().find(|(id, _)| *id == feature.id);
@@ -141,7 +142,11 @@ fn naive(feature: &Feature, lineage: &[Holder], plans: &Catalog, at: Time) -> Na
             continue;
         };
         match (started(row, at), over(row, at)) {
-            (true, false) => in_force.push((row, plan, value)),
+            (true, false) => match row.withheld {
+                None => in_force.push((row, plan, value)),
+                Some(why) if gives(&value) => withheld.push((why, "subscription")),
+                Some(_) => (),
+            },
             (true, true) => something_ended |= gives(&value),
             (false, _) => (),
         }
@@ -168,6 +173,9 @@ fn naive(feature: &Feature, lineage: &[Holder], plans: &Catalog, at: Time) -> Na
             OverrideMode::Deny if at < row.expires_at => denies.push(row),
             OverrideMode::Deny => (),
             OverrideMode::Set | OverrideMode::Add if at >= row.expires_at => something_expired |= gives(&given(row)),
+            OverrideMode::Set | OverrideMode::Add if row.withheld.is_some() => {
+                withheld.extend(row.withheld.filter(|_| gives(&given(row))).map(|why| (why, "override")));
+            }
             OverrideMode::Add if feature.kind.is_metered() => adds.push(row),
             OverrideMode::Set | OverrideMode::Add => sets.push(row),
         }
@@ -185,8 +193,15 @@ fn naive(feature: &Feature, lineage: &[Holder], plans: &Catalog, at: Time) -> Na
     answer.granted = gives(&answer.value);
     if answer.granted {
         answer.reason = "granted";
-    } else if answer.reason == "not_granted" && !final_no && (something_expired || (something_ended && !holds)) {
-        answer.reason = "expired";
+    } else if ["not_granted", "expired"].contains(&answer.reason) && !final_no {
+        withheld.retain(|(_, of)| *of == "override" || !holds);
+        if withheld.iter().any(|(why, _)| *why == Withheld::ClockRollback) {
+            answer.reason = "clock_rollback";
+        } else if !withheld.is_empty() {
+            answer.reason = "bundle_stale";
+        } else if something_expired || (something_ended && !holds) {
+            answer.reason = "expired";
+        }
     }
     if !denies.is_empty() {
         answer = NaiveAnswer { reason: "override_denied", ..none() };
@@ -268,10 +283,15 @@ fn plans(kind: Kind) -> impl Strategy<Value = Catalog> {
     })
 }
 
+fn withheld() -> impl Strategy<Value = Option<Withheld>> {
+    prop_oneof![8 => Just(None), 1 => Just(Some(Withheld::BundleStale)), 1 => Just(Some(Withheld::ClockRollback))]
+}
+
 fn subscription() -> impl Strategy<Value = Subscription> {
     let starts_at = prop_oneof![5 => instant(), 1 => Just(BEGINNING)];
-    let row = (1..4i64, 0..PLANS as i64, select(Status::ALL), starts_at, end(), prop::option::of(end()), 0..4u32);
-    row.prop_map(|(id, plan, status, starts_at, ends_at, grace_until, quantity)| Subscription {
+    let row =
+        (1..4i64, 0..PLANS as i64, select(Status::ALL), starts_at, end(), prop::option::of(end()), 0..4u32, withheld());
+    row.prop_map(|(id, plan, status, starts_at, ends_at, grace_until, quantity, withheld)| Subscription {
         id,
         row_id: 0,
         plan_version: PlanVersionId(plan),
@@ -280,6 +300,7 @@ fn subscription() -> impl Strategy<Value = Subscription> {
         ends_at,
         grace_until,
         quantity,
+        withheld,
     })
 }
 
@@ -287,12 +308,13 @@ fn exception(kind: Kind) -> impl Strategy<Value = Override> {
     let feature = prop_oneof![4 => Just(FEATURE), 1 => Just(OTHER)];
     let mode = prop_oneof![3 => Just(OverrideMode::Set), 4 => Just(OverrideMode::Add), 1 => Just(OverrideMode::Deny)];
     let value = prop_oneof![9 => any_value(kind).prop_map(Some), 1 => Just(None)];
-    (feature, mode, value, end()).prop_map(|(feature, mode, value, expires_at)| Override {
+    (feature, mode, value, end(), withheld()).prop_map(|(feature, mode, value, expires_at, withheld)| Override {
         id: 0,
         feature,
         mode,
         value,
         expires_at,
+        withheld,
     })
 }
 
@@ -491,8 +513,16 @@ fn the_random_worlds_reach_every_reason_and_effect() {
             }));
         }
     }
-    let expected = [Reason::Granted, Reason::NotGranted, Reason::Blocked, Reason::OverrideDenied, Reason::Expired];
+    let expected = [
+        Reason::Granted,
+        Reason::NotGranted,
+        Reason::Blocked,
+        Reason::OverrideDenied,
+        Reason::Expired,
+        Reason::ClockRollback,
+        Reason::BundleStale,
+    ];
     assert_eq!(Vec::from_iter(reasons), expected);
     assert_eq!(Vec::from_iter(held_by), [None, Some(0), Some(1), Some(2)]);
-    assert_eq!(effects.len(), 11, "{effects:?}");
+    assert_eq!(effects.len(), 13, "{effects:?}");
 }

@@ -95,11 +95,12 @@ fn subscription(id: i64, plan_version: PlanVersionId) -> Subscription {
         ends_at: FOREVER,
         grace_until: None,
         quantity: 1,
+        withheld: None,
     }
 }
 
 fn exception(id: i64, mode: OverrideMode, value: Option<Value>) -> Override {
-    Override { id, feature: FEATURE, mode, value, expires_at: FOREVER }
+    Override { id, feature: FEATURE, mode, value, expires_at: FOREVER, withheld: None }
 }
 
 fn set(id: i64, value: Value) -> Override {

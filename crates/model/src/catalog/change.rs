@@ -40,7 +40,7 @@ pub enum Object {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Row {
-    Feature(FeatureKey, Feature),
+    Feature(FeatureKey, Box<Feature>),
     Plan(PlanKey, Plan),
     PlanVersion(PlanVersionRow),
     /// `None`: the price is no longer mapped.

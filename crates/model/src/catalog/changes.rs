@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::fault::Path;
 use crate::json::Json;
 use crate::key::{FeatureKey, PlanKey};
+use crate::kind::Kind;
 
 use super::change::{Action, Change, PlanVersionRow, Row, differences, from_to};
 use super::feature::Feature;
@@ -78,6 +79,7 @@ impl<'s> Work<'s> {
         let (features, plans, connectors) = (features?, plans?, connectors?);
 
         self.read_features(features);
+        self.check_draws();
         let plans = self.read_plans(plans);
         let prices = self.read_prices(connectors, &plans);
         let order = self.inheritance_order(&plans);
@@ -159,6 +161,49 @@ impl<'s> Work<'s> {
         let total = self.state.features.len() + added;
         if total > MAX_FEATURES {
             self.findings.fault(&root, || format!("{total} features with those there are, more than {MAX_FEATURES}"));
+        }
+    }
+
+    /// What features draw on: quotas that there are and that draw on nothing themselves. Where the document changes what is
+    /// drawn on, the fault is there and not at the feature that goes on drawing.
+    fn check_draws(&mut self) {
+        let state = self.state;
+        let root = Path::Root.member("features");
+        let untouched = state.features.iter().filter(|(key, _)| !self.features.contains_key(*key));
+        let untouched = untouched.map(|(key, present)| (key, Some(&present.feature)));
+        for (key, feature) in untouched.chain(self.features.iter().map(|(key, feature)| (key, feature.as_ref()))) {
+            let Some(pool_key) = feature.and_then(Feature::pool) else {
+                continue;
+            };
+            let (path, pool_path) = (root.member(key.as_str()), root.member(pool_key.as_str()));
+            let path = path.member("draws_on");
+            let path = path.member("feature");
+            let Some(pool) = self.feature(pool_key) else {
+                let known = self.features.keys().chain(state.features.keys()).filter(|known| *known != key);
+                let known = known.map(FeatureKey::as_str);
+                self.findings.fault(&path, || format!("unknown feature{}", read::nearest(pool_key.as_str(), known)));
+                continue;
+            };
+            let Some((kind, draws, archived)) = pool.map(|pool| (pool.kind, pool.draws_on.is_some(), pool.archived)) else {
+                continue;
+            };
+            let present = state.features.get(key);
+            let drew_before = present.and_then(|present| present.feature.pool()) == Some(pool_key);
+            let was_archived = state.features.get(pool_key).is_some_and(|present| present.feature.archived);
+            let mut fault = |path: &Path, text: String| self.findings.fault(path, || text);
+            if pool_key == key {
+                fault(&path, "a feature cannot draw on itself".into());
+            } else if kind != Kind::Quota && drew_before {
+                fault(&pool_path.member("kind"), format!("'{key}' draws on the feature, so it stays a quota"));
+            } else if kind != Kind::Quota {
+                fault(&path, format!("'{pool_key}' is of kind {kind}; only a quota can be drawn on"));
+            } else if draws && drew_before {
+                fault(&pool_path.member("draws_on"), format!("'{key}' draws on the feature, so it draws on none itself"));
+            } else if draws {
+                fault(&path, format!("'{pool_key}' draws on another feature itself"));
+            } else if archived && was_archived && !drew_before {
+                fault(&path, format!("feature '{pool_key}' is archived"));
+            }
         }
     }
 
@@ -481,9 +526,19 @@ impl<'s> Work<'s> {
     }
 
     fn feature_changes(&self) -> Vec<Change> {
+        let present = self.state.features.values();
+        let pools: HashSet<_> = present.filter_map(|present| present.feature.pool()).collect();
+        let mut features: Vec<_> =
+            self.features.iter().filter_map(|(key, feature)| Some((key, feature.as_ref()?))).collect();
+        // A feature is there before others draw on it, and stays a pool until they do no longer.
+        features.sort_by_key(|(key, feature)| match feature.draws_on {
+            _ if pools.contains(*key) && !feature.is_pool() => 2,
+            Some(_) => 1,
+            None => 0,
+        });
         let mut changes = Vec::new();
-        for (key, feature) in self.features.iter().filter_map(|(key, feature)| Some((key, feature.as_ref()?))) {
-            let row = |feature: &Feature| Row::Feature(key.clone(), feature.clone());
+        for (key, feature) in features {
+            let row = |feature: &Feature| Row::Feature(key.clone(), Box::new(feature.clone()));
             let Some(present) = self.state.features.get(key).map(|present| &present.feature) else {
                 changes.push(Change { action: Action::Create, detail: feature.to_json(), row: row(feature) });
                 continue;

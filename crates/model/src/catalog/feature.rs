@@ -2,12 +2,14 @@
 
 use std::str::FromStr;
 
-use crate::amount::Amount;
+use crate::amount::{Allowance, Amount};
 use crate::fault::Path;
 use crate::json::Json;
+use crate::key::FeatureKey;
 use crate::kind::{Combine, Kind, UnknownWord};
 use crate::period::Period;
 
+use super::plan::{allowance_to_json, read_allowance};
 use super::read::{self, Findings};
 
 /// What can be entitled. Members that the kind does not have are `None` or empty.
@@ -30,8 +32,20 @@ pub struct Feature {
     pub ceiling: Option<Amount>,
     /// Factors of the allowance whose crossing is reported, ascending and above 0.
     pub thresholds: Vec<Amount>,
+    /// Quota: what is left of a window's allowance goes into the next ones; only where there are windows.
+    pub rollover: Option<Rollover>,
+    /// Quota: the other feature that what is taken counts for too.
+    pub draws_on: Option<DrawsOn>,
+    /// Quota and allocation: whether each usage is kept as a record of its own.
+    pub ledger: bool,
+    /// Allocation: how long a seat is held that does not say so itself; `None` until it is released.
+    pub lease: Option<Period>,
+    /// Allocation: the least time before a seat's place can go to somebody else.
+    pub linger: Option<Period>,
     /// Rate: the most at once.
     pub burst: Option<Amount>,
+    /// Rate: always there.
+    pub store: Option<Store>,
     /// Config: the JSON Schema its values satisfy.
     pub schema: Option<Json>,
     pub archived: bool,
@@ -99,6 +113,53 @@ impl FromStr for Overage {
     }
 }
 
+/// Where a rate's state is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Store {
+    /// In a table, as durable as any row.
+    Table,
+    /// In shared memory.
+    Shared,
+}
+
+impl Store {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Store::Table => "table",
+            Store::Shared => "shared",
+        }
+    }
+}
+
+impl FromStr for Store {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Store, UnknownWord> {
+        match text {
+            "table" => Ok(Store::Table),
+            "shared" => Ok(Store::Shared),
+            _ => Err(UnknownWord { known: "table, shared" }),
+        }
+    }
+}
+
+/// A feature that units are taken from as well. It is a quota that draws on none itself, so each chain ends after one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrawsOn {
+    pub feature: FeatureKey,
+    /// What a unit takes there, above 0.
+    pub cost: Amount,
+}
+
+/// What is left of an allowance at the end of its window can still be used later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rollover {
+    /// The most that a window hands on, above 0.
+    pub max: Allowance,
+    /// For how many windows, from 1 to [`MAX_ROLLOVER_WINDOWS`].
+    pub windows: u32,
+}
+
 /// Most characters of a name, a unit and a description.
 pub(super) const NAME_LENGTH: usize = 200;
 pub(super) const DESCRIPTION_LENGTH: usize = 10_000;
@@ -108,7 +169,13 @@ const SCHEMA_LENGTH: usize = 65_536;
 
 const MAX_THRESHOLDS: usize = 20;
 
-const MEMBERS: [&str; 13] = [
+const MAX_ROLLOVER_WINDOWS: i64 = 120;
+
+const DRAWS_ON_MEMBERS: [&str; 2] = ["feature", "cost"];
+
+const ROLLOVER_MEMBERS: [&str; 2] = ["max", "windows"];
+
+const MEMBERS: [&str; 19] = [
     "kind",
     "name",
     "description",
@@ -119,7 +186,13 @@ const MEMBERS: [&str; 13] = [
     "overage",
     "ceiling",
     "thresholds",
+    "rollover",
+    "draws_on",
+    "ledger",
+    "lease",
+    "linger",
     "burst",
+    "store",
     "schema",
     "archived",
 ];
@@ -129,9 +202,10 @@ fn has_member(kind: Kind, member: &str) -> bool {
     match member {
         "unit" => kind.is_metered(),
         "period" => matches!(kind, Kind::Quota | Kind::Rate),
-        "anchor" => kind == Kind::Quota,
-        "overage" | "ceiling" | "thresholds" => matches!(kind, Kind::Quota | Kind::Allocation),
-        "burst" => kind == Kind::Rate,
+        "anchor" | "rollover" | "draws_on" => kind == Kind::Quota,
+        "overage" | "ceiling" | "thresholds" | "ledger" => matches!(kind, Kind::Quota | Kind::Allocation),
+        "lease" | "linger" => kind == Kind::Allocation,
+        "burst" | "store" => kind == Kind::Rate,
         "schema" => kind == Kind::Config,
         _ => true,
     }
@@ -151,10 +225,26 @@ impl Feature {
             overage: has_member(kind, "overage").then_some(Overage::Reject),
             ceiling: None,
             thresholds: Vec::new(),
+            rollover: None,
+            draws_on: None,
+            ledger: false,
+            lease: None,
+            linger: None,
             burst: None,
+            store: has_member(kind, "store").then_some(Store::Table),
             schema: None,
             archived: false,
         }
+    }
+
+    /// The feature that this one draws on.
+    pub(super) fn pool(&self) -> Option<&FeatureKey> {
+        self.draws_on.as_ref().map(|draws_on| &draws_on.feature)
+    }
+
+    /// Whether other features can draw on this one.
+    pub(super) fn is_pool(&self) -> bool {
+        self.kind == Kind::Quota && self.draws_on.is_none()
     }
 
     /// The feature as a catalog document defines it; members that are at their default are left out.
@@ -166,9 +256,12 @@ impl Feature {
     pub(super) fn members(&self) -> Vec<(&'static str, Json)> {
         let text = |text: &Option<String>| text.as_ref().map(Json::string);
         let number = |amount: Option<Amount>| amount.map(Json::number);
+        let period = |period: Option<Period>| period.map(|period| Json::string(period.to_string()));
         let combine = (self.combine != Combine::default_for(self.kind)).then(|| Json::string(self.combine.as_str()));
         let default_anchor = self.period.map(|_| Anchor::Calendar);
         let anchor = self.anchor.filter(|_| self.kind == Kind::Quota && self.anchor != default_anchor);
+        let overage = self.overage.filter(|overage| *overage != Overage::Reject);
+        let store = self.store.filter(|store| *store != Store::Table);
         let thresholds = self.thresholds.iter().map(Json::number).collect::<Vec<_>>();
         [
             ("kind", Some(Json::string(self.kind.as_str()))),
@@ -176,15 +269,18 @@ impl Feature {
             ("description", text(&self.description)),
             ("combine", combine),
             ("unit", text(&self.unit)),
-            ("period", self.period.map(|period| Json::string(period.to_string()))),
+            ("period", period(self.period)),
             ("anchor", anchor.map(|anchor| Json::string(anchor.as_str()))),
-            (
-                "overage",
-                self.overage.filter(|overage| *overage != Overage::Reject).map(|overage| Json::string(overage.as_str())),
-            ),
+            ("overage", overage.map(|overage| Json::string(overage.as_str()))),
             ("ceiling", number(self.ceiling)),
             ("thresholds", (!thresholds.is_empty()).then_some(Json::Array(thresholds))),
+            ("rollover", self.rollover.map(Rollover::to_json)),
+            ("draws_on", self.draws_on.as_ref().map(DrawsOn::to_json)),
+            ("ledger", self.ledger.then_some(Json::Bool(true))),
+            ("lease", period(self.lease)),
+            ("linger", period(self.linger)),
             ("burst", number(self.burst)),
+            ("store", store.map(|store| Json::string(store.as_str()))),
             ("schema", self.schema.clone()),
             ("archived", self.archived.then_some(Json::Bool(true))),
         ]
@@ -253,7 +349,19 @@ impl Feature {
                 let thresholds = read::nullable(json, |json| read_thresholds(json, path, findings));
                 set(&mut self.thresholds, thresholds.map(Option::unwrap_or_default));
             }
+            "rollover" => set(&mut self.rollover, read::nullable(json, |json| Rollover::read(json, path, findings))),
+            "draws_on" => set(&mut self.draws_on, read::nullable(json, |json| DrawsOn::read(json, path, findings))),
+            "ledger" => {
+                let ledger = read::nullable(json, |json| read::boolean(json, path, findings));
+                set(&mut self.ledger, ledger.map(Option::unwrap_or_default));
+            }
+            "lease" => set(&mut self.lease, read::nullable(json, |json| read::parsed(json, path, findings))),
+            "linger" => set(&mut self.linger, read::nullable(json, |json| read::parsed(json, path, findings))),
             "burst" => set(&mut self.burst, read::nullable(json, |json| read_positive(json, path, findings))),
+            "store" => {
+                let store = read::nullable(json, |json| read::parsed(json, path, findings));
+                set(&mut self.store, store.map(|store| store.or(Some(Store::Table))));
+            }
             "schema" => set(&mut self.schema, read::nullable(json, |json| read_schema(json, path, findings))),
             "archived" => {
                 let archived = read::nullable(json, |json| read::boolean(json, path, findings));
@@ -301,7 +409,84 @@ impl Feature {
             let place = if named("ceiling") { "ceiling" } else { "overage" };
             findings.fault(&path.member(place), || "a ceiling needs overage allow".into());
         }
+        if self.rollover.is_some() && self.anchor.is_none() && !named("period") && !named("anchor") {
+            let place = match json.get("period") {
+                _ if named("rollover") => "rollover",
+                Some(_) => "period",
+                None => "anchor",
+            };
+            findings.fault(&path.member(place), || "a rollover needs windows: a period or an anchor".into());
+        }
     }
+}
+
+impl DrawsOn {
+    fn to_json(&self) -> Json {
+        let mut members = vec![("feature", Json::string(self.feature.as_str()))];
+        if self.cost != Amount::ONE {
+            members.push(("cost", Json::number(self.cost)));
+        }
+        Json::object(members)
+    }
+
+    fn read(json: &Json, path: &Path, findings: &mut Findings) -> Option<DrawsOn> {
+        for (member, _) in read::object(json, path, findings)? {
+            if !DRAWS_ON_MEMBERS.contains(&member.as_str()) {
+                read::unknown_member(member, &DRAWS_ON_MEMBERS, &path.member(member), findings);
+            }
+        }
+        let feature = match json.get("feature") {
+            Some(json) => read::parsed(json, &path.member("feature"), findings),
+            None => {
+                findings.fault(path, || "the feature to draw on is missing".into());
+                None
+            }
+        };
+        let cost = match json.get("cost") {
+            None | Some(Json::Null) => Some(Amount::ONE),
+            Some(json) => read_positive(json, &path.member("cost"), findings),
+        };
+        Some(DrawsOn { feature: feature?, cost: cost? })
+    }
+}
+
+impl Rollover {
+    fn to_json(self) -> Json {
+        let mut members = vec![("max", allowance_to_json(self.max))];
+        if self.windows != 1 {
+            members.push(("windows", Json::number(self.windows)));
+        }
+        Json::object(members)
+    }
+
+    fn read(json: &Json, path: &Path, findings: &mut Findings) -> Option<Rollover> {
+        for (member, _) in read::object(json, path, findings)? {
+            if !ROLLOVER_MEMBERS.contains(&member.as_str()) {
+                read::unknown_member(member, &ROLLOVER_MEMBERS, &path.member(member), findings);
+            }
+        }
+        let max = match json.get("max") {
+            Some(json) => read_rollover_max(json, &path.member("max"), findings),
+            None => {
+                findings.fault(path, || "a max is missing".into());
+                None
+            }
+        };
+        let windows = match json.get("windows") {
+            None | Some(Json::Null) => Some(1),
+            Some(json) => read::integer(json, 1..=MAX_ROLLOVER_WINDOWS, &path.member("windows"), findings),
+        };
+        Some(Rollover { max: max?, windows: windows? as u32 })
+    }
+}
+
+fn read_rollover_max(json: &Json, path: &Path, findings: &mut Findings) -> Option<Allowance> {
+    let max = read_allowance(json, path, findings)?;
+    if max.is_zero() {
+        findings.fault(path, || "must be above 0".into());
+        return None;
+    }
+    Some(max)
 }
 
 fn set<T>(member: &mut T, read: Option<T>) {
@@ -312,7 +497,7 @@ fn set<T>(member: &mut T, read: Option<T>) {
 
 fn read_ceiling(json: &Json, path: &Path, findings: &mut Findings) -> Option<Amount> {
     let ceiling = read::amount(json, path, findings)?;
-    if ceiling.nanos() < 1_000_000_000 {
+    if ceiling < Amount::ONE {
         findings.fault(path, || format!("{ceiling} is below 1, the allowance itself"));
         return None;
     }

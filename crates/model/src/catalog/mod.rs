@@ -1,8 +1,8 @@
 //! Catalog documents: reading, checking, comparing with the present catalog, exporting.
 //!
 //! A document states what some features, plans and prices shall be; what it does not name stays
-//! as it is, down to the members of a feature or plan. Only a plan's `features` and a price are
-//! stated completely. [`plan_changes`] answers with the changes that lead there, or with every
+//! as it is, down to the members of a feature or plan. Only a plan's `features`, a price, and what a
+//! feature rolls over or draws on are stated completely. [`plan_changes`] answers with the changes that lead there, or with every
 //! fault and where it is; it writes nothing, so a document is applied wholly or not at all.
 //!
 //! The invariant of the catalog that this module keeps: the latest version of each plan holds what
@@ -26,7 +26,7 @@ mod state;
 pub use change::{Action, Change, Object, PlanVersionRow, Row};
 pub use changes::plan_changes;
 pub use export::{export, export_plan};
-pub use feature::{Anchor, Feature, Overage};
+pub use feature::{Anchor, DrawsOn, Feature, Overage, Rollover, Store};
 pub use plan::{Cell, Definition, DocValue, Plan};
 pub use price::{Price, PriceKey};
 pub use schema::Schema;

@@ -85,10 +85,7 @@ impl DocValue {
             DocValue::Flag(on) => Json::Bool(*on),
             DocValue::Config(json) => Json::clone(json),
             DocValue::Metered { allowance, per_unit } => {
-                let amount = match allowance {
-                    Allowance::Finite(amount) => Json::number(amount),
-                    Allowance::Unlimited => Json::string("unlimited"),
-                };
+                let amount = allowance_to_json(*allowance);
                 if *per_unit { Json::object([("amount", amount), ("per_unit", Json::Bool(true))]) } else { amount }
             }
         }
@@ -119,7 +116,14 @@ fn read_metered(json: &Json, path: &Path, findings: &mut Findings) -> Option<Doc
     Some(DocValue::Metered { allowance: allowance?, per_unit: per_unit? })
 }
 
-fn read_allowance(json: &Json, path: &Path, findings: &mut Findings) -> Option<Allowance> {
+pub(super) fn allowance_to_json(allowance: Allowance) -> Json {
+    match allowance {
+        Allowance::Finite(amount) => Json::number(amount),
+        Allowance::Unlimited => Json::string("unlimited"),
+    }
+}
+
+pub(super) fn read_allowance(json: &Json, path: &Path, findings: &mut Findings) -> Option<Allowance> {
     match json {
         Json::String(text) if text == "unlimited" => Some(Allowance::Unlimited),
         Json::Number(_) => read::amount(json, path, findings).map(Allowance::Finite),

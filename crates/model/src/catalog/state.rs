@@ -48,9 +48,9 @@ impl State {
         for change in changes {
             match &change.row {
                 Row::Feature(key, feature) => match self.features.get_mut(key) {
-                    Some(present) => present.feature = feature.clone(),
+                    Some(present) => present.feature = Feature::clone(feature),
                     None => {
-                        let present = PresentFeature { feature: feature.clone(), in_use: false };
+                        let present = PresentFeature { feature: Feature::clone(feature), in_use: false };
                         self.features.insert(key.clone(), present);
                     }
                 },

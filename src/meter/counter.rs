@@ -1,0 +1,160 @@
+//! Counters and their slots as they are stored.
+
+use crate::check::load::present;
+use crate::pg::relations::{Relations, counter, counter_slot};
+use crate::pg::scan::{Condition, Order, Place, Row, scan};
+use crate::pg::snapshot::ActiveSnapshot;
+use entitlements_model::amount::{Allowance, Amount};
+use entitlements_model::meter::window::Window;
+use entitlements_model::time::Time;
+use std::ops::ControlFlow;
+use std::str::FromStr;
+
+/// What stands for the plan's allowance where a credit's id would be.
+pub const PLAN: i64 = 0;
+
+/// A pool: an account's plan allowance of a feature, or one of its credits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PoolKey {
+    pub account: i64,
+    pub feature: i32,
+    /// [`PLAN`] or a credit.
+    pub credit: i64,
+}
+
+/// The usage of a pool in a window, as a snapshot shows it.
+pub struct Counter {
+    pub id: i64,
+    pub place: Place,
+    pub key: PoolKey,
+    pub window: Window,
+    /// Without what the slots have used.
+    pub used: Amount,
+    /// Sum of the slots' shares.
+    pub allocated: Allowance,
+    /// The limit that the shares were made under.
+    pub made_under: Allowance,
+    /// The greatest threshold reported.
+    pub reported: Option<Amount>,
+    /// The pool has one for a later window.
+    pub is_superseded: bool,
+    pub slots: Vec<Slot>,
+    /// Whether this transaction has changed the counter or one of the slots: it has units of the pool.
+    pub is_own: bool,
+}
+
+#[derive(Clone, Copy)]
+pub struct Slot {
+    pub number: i16,
+    pub place: Place,
+    pub share: Allowance,
+    pub used: Amount,
+    pub touched_at: Time,
+}
+
+impl Slot {
+    pub fn read(row: &Row<'_, { counter_slot::COUNT }>) -> Self {
+        Self {
+            number: present(row.int2(counter_slot::SLOT)),
+            place: row.place(),
+            share: present(row.allowance(counter_slot::SHARE)),
+            used: present(row.amount(counter_slot::USED)),
+            touched_at: present(row.time(counter_slot::TOUCHED_AT)),
+        }
+    }
+
+    pub fn room(&self) -> Allowance {
+        self.share.minus(self.used)
+    }
+}
+
+/// An amount as a query gives it.
+pub fn amount(text: &str) -> Amount {
+    Amount::from_str(text).expect("amounts were checked when they were written")
+}
+
+impl Counter {
+    /// The pool's counter for the window that contains `at`.
+    pub fn covering(relations: &Relations, snapshot: ActiveSnapshot, key: PoolKey, at: Time) -> Option<Self> {
+        Self::last_begun(relations, snapshot, key, at).filter(|found| at < found.window.end)
+    }
+
+    /// The pool's counter for the last window that has begun at `at`; it may be over.
+    pub fn last_begun(relations: &Relations, snapshot: ActiveSnapshot, key: PoolKey, at: Time) -> Option<Self> {
+        let conditions = [
+            Condition::Int8Is(counter::ACCOUNT_ID, key.account),
+            Condition::Int4Is(counter::FEATURE_ID, key.feature),
+            Condition::Int8Is(counter::CREDIT_ID, key.credit),
+        ];
+        let mut found = None;
+        let mut is_superseded = false;
+        scan(&relations.counters, &conditions, Order::Descending, snapshot, |row| {
+            if present(row.time(counter::WINDOW_START)) > at {
+                is_superseded = true;
+                return ControlFlow::Continue(());
+            }
+            found = Some(Self { is_superseded, ..Self::read(row) });
+            ControlFlow::Break(())
+        });
+        found.map(|found| found.with_slots(relations, snapshot))
+    }
+
+    /// All counters of an account and feature.
+    pub fn all(relations: &Relations, snapshot: ActiveSnapshot, account: i64, feature: i32) -> Vec<Self> {
+        let conditions = [Condition::Int8Is(counter::ACCOUNT_ID, account), Condition::Int4Is(counter::FEATURE_ID, feature)];
+        let mut found = Vec::new();
+        scan(&relations.counters, &conditions, Order::Ascending, snapshot, |row| {
+            found.push(Self::read(row));
+            ControlFlow::Continue(())
+        });
+        found.into_iter().map(|found| found.with_slots(relations, snapshot)).collect()
+    }
+
+    pub fn by_id(relations: &Relations, snapshot: ActiveSnapshot, id: i64) -> Option<Self> {
+        let mut found = None;
+        scan(&relations.counters_by_id, &[Condition::Int8Is(counter::ID, id)], Order::Any, snapshot, |row| {
+            found = Some(Self::read(row));
+            ControlFlow::Break(())
+        });
+        found.map(|found| found.with_slots(relations, snapshot))
+    }
+
+    /// Without slots, which are rows of their own; `slots` has as many places as there are.
+    fn read(row: &Row<'_, { counter::COUNT }>) -> Self {
+        Self {
+            id: present(row.int8(counter::ID)),
+            place: row.place(),
+            key: PoolKey {
+                account: present(row.int8(counter::ACCOUNT_ID)),
+                feature: present(row.int4(counter::FEATURE_ID)),
+                credit: present(row.int8(counter::CREDIT_ID)),
+            },
+            window: Window { start: present(row.time(counter::WINDOW_START)), end: present(row.time(counter::WINDOW_END)) },
+            used: present(row.amount(counter::USED)),
+            allocated: present(row.allowance(counter::ALLOCATED)),
+            made_under: present(row.allowance(counter::MADE_UNDER)),
+            reported: row.amount(counter::REPORTED),
+            is_superseded: false,
+            slots: Vec::with_capacity(present(row.int2(counter::SLOTS)) as usize),
+            is_own: row.is_own(),
+        }
+    }
+
+    fn with_slots(mut self, relations: &Relations, snapshot: ActiveSnapshot) -> Self {
+        if self.slots.capacity() > 0 {
+            let (slots, is_own) = (&mut self.slots, &mut self.is_own);
+            let conditions = [Condition::Int8Is(counter_slot::COUNTER_ID, self.id)];
+            scan(&relations.counter_slots, &conditions, Order::Any, snapshot, |row| {
+                slots.push(Slot::read(row));
+                *is_own |= row.is_own();
+                ControlFlow::Continue(())
+            });
+        }
+        self
+    }
+
+    /// All that was used, as the snapshot shows it.
+    pub fn total(&self) -> Amount {
+        self.slots.iter().fold(self.used, |total, slot| total.saturating_add(slot.used))
+    }
+}

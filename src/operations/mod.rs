@@ -1,0 +1,3 @@
+//! Running the extension: what has to be done from time to time.
+
+mod maintain;

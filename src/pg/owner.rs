@@ -1,0 +1,43 @@
+//! Queries that the extension runs for callers who have no privilege on its tables.
+
+use super::relations::Access;
+use pgrx::pg_sys;
+
+/// Runs `work` as the owner of the extension's tables, as a SECURITY DEFINER function with a search_path of its own would: no
+/// operator or function that the caller has put in the way runs with the owner's rights.
+pub fn as_owner<const COLUMNS: usize, R>(access: &Access<COLUMNS>, work: impl FnOnce() -> R) -> R {
+    as_owner_of(access.table, pg_sys::SECURITY_LOCAL_USERID_CHANGE, work)
+}
+
+/// Runs `work`, which evaluates what the owner of a table has written, with the owner's rights, and in a way that cannot be
+/// used to get those of whoever is at work, as the server does with expressions of an index.
+pub fn as_restricted_owner<R>(table: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
+    as_owner_of(table, pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION, work)
+}
+
+fn as_owner_of<R>(table: pg_sys::Oid, flags: u32, work: impl FnOnce() -> R) -> R {
+    // SAFETY: fmgr_security_definer does the same; an ERROR puts user and setting back with the transaction.
+    unsafe {
+        let table = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
+        let owner = (*(*table).rd_rel).relowner;
+        pg_sys::table_close(table, pg_sys::NoLock as i32);
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        pg_sys::SetUserIdAndSecContext(owner, context | flags as i32);
+        let level = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            c"search_path".as_ptr(),
+            c"pg_catalog, pg_temp".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        let result = work();
+        pg_sys::AtEOXact_GUC(true, level);
+        pg_sys::SetUserIdAndSecContext(user, context);
+        result
+    }
+}

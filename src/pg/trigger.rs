@@ -1,0 +1,180 @@
+//! Calls that the server makes when rows of a table or the tables themselves change.
+
+use super::error::or_raise;
+use super::table::{KeptRows, Oid, Tally};
+use crate::error::Error;
+use crate::guard::rows;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use std::ffi::CStr;
+use std::marker::PhantomData;
+
+/// A trigger on its way.
+pub struct Firing<'a> {
+    data: *mut pg_sys::TriggerData,
+    lives: PhantomData<&'a pg_sys::TriggerData>,
+}
+
+/// What a trigger was made with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TriggerArguments {
+    pub account_column: String,
+    pub feature: String,
+    pub condition: Option<String>,
+}
+
+impl Firing<'_> {
+    /// NE007 where it is not one of limit_rows.
+    ///
+    /// # Safety
+    /// `fcinfo` is the call that the server is making.
+    unsafe fn of(fcinfo: pg_sys::FunctionCallInfo) -> Result<Self, Error> {
+        // SAFETY: by contract; the context is NULL or a node, whose tag tells its type.
+        unsafe {
+            let context = (*fcinfo).context;
+            if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+                return Err(Error::argument("call", "only triggers call this function, and limit_rows makes them"));
+            }
+            Ok(Self { data: context.cast(), lives: PhantomData })
+        }
+    }
+
+    pub fn arguments(&self) -> Result<TriggerArguments, Error> {
+        // SAFETY: a trigger has tgnargs arguments, NUL-terminated.
+        let arguments: Vec<String> = unsafe {
+            let trigger = &*(*self.data).tg_trigger;
+            let argument = |place: usize| CStr::from_ptr(*trigger.tgargs.add(place)).to_string_lossy().into_owned();
+            (0..trigger.tgnargs.max(0) as usize).map(argument).collect()
+        };
+        TriggerArguments::read(arguments)
+    }
+
+    pub fn table(&self) -> Oid {
+        // SAFETY: the relation is open while the trigger fires.
+        unsafe { (*(*self.data).tg_relation).rd_id }
+    }
+
+    fn event(&self) -> u32 {
+        // SAFETY: the data is there while the trigger fires.
+        unsafe { (*self.data).tg_event }
+    }
+
+    fn operation(&self) -> u32 {
+        self.event() & pg_sys::TRIGGER_EVENT_OPMASK
+    }
+
+    /// Fired by a row, as in logical replication, not by a statement.
+    pub fn is_for_row(&self) -> bool {
+        self.event() & pg_sys::TRIGGER_EVENT_ROW != 0
+    }
+
+    /// Adds what the event brings and takes away what it takes away.
+    pub fn count(&self, tally: &mut Tally<'_>) -> Result<(), Error> {
+        if self.operation() == pg_sys::TRIGGER_EVENT_TRUNCATE {
+            return tally.take_table_away();
+        }
+        for (rows, by) in self.rows() {
+            tally.add_kept(&rows, by)?;
+        }
+        Ok(())
+    }
+
+    fn rows(&self) -> Vec<(KeptRows, i64)> {
+        // SAFETY: of a row trigger tg_trigtuple is the row, of one for UPDATE the old one, with the new one in tg_newtuple; of
+        // a statement trigger there are the transition tables that it was declared with. All of them outlive the firing.
+        unsafe {
+            let data = &*self.data;
+            if self.is_for_row() {
+                let row = |tuple, by| (KeptRows::of_tuple(tuple), by);
+                return match self.operation() {
+                    pg_sys::TRIGGER_EVENT_INSERT => vec![row(data.tg_trigtuple, 1)],
+                    pg_sys::TRIGGER_EVENT_UPDATE => vec![row(data.tg_trigtuple, -1), row(data.tg_newtuple, 1)],
+                    _ => vec![row(data.tg_trigtuple, -1)],
+                };
+            }
+            let tables = [(data.tg_oldtable, -1), (data.tg_newtable, 1)];
+            let given = tables.into_iter().filter(|(table, _)| !table.is_null());
+            given.map(|(table, by)| (KeptRows::of_transition(table), by)).collect()
+        }
+    }
+}
+
+impl TriggerArguments {
+    fn read(arguments: Vec<String>) -> Result<Self, Error> {
+        match <[String; 3]>::try_from(arguments) {
+            Ok([account_column, feature, condition]) => {
+                Ok(Self { account_column, feature, condition: Some(condition).filter(|condition| !condition.is_empty()) })
+            }
+            Err(_) => Err(Error::argument("trigger", "its arguments are not those that limit_rows gives")),
+        }
+    }
+
+    /// As pg_trigger stores them: each ends in NUL.
+    pub fn stored(bytes: &[u8]) -> Result<Self, Error> {
+        let arguments = bytes.strip_suffix(&[0]).unwrap_or(bytes).split(|byte| *byte == 0);
+        Self::read(arguments.map(|argument| String::from_utf8_lossy(argument).into_owned()).collect())
+    }
+}
+
+/// A version-1 function that returns nothing: the symbol and the record that the server asks for by name.
+macro_rules! called_by_server {
+    ($name:ident, $record:ident, $body:ident) => {
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $name(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+            #[pg_guard]
+            unsafe extern "C-unwind" fn guarded(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+                // SAFETY: as below.
+                let done: Result<(), Error> = unsafe { $body(fcinfo) };
+                or_raise(done);
+                pg_sys::Datum::from(0)
+            }
+
+            // SAFETY: the server calls this as its call convention says.
+            unsafe { guarded(fcinfo) }
+        }
+
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $record() -> &'static pg_sys::Pg_finfo_record {
+            const VERSION_1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+            &VERSION_1
+        }
+    };
+}
+
+called_by_server!(count_rows, pg_finfo_count_rows, count);
+called_by_server!(follow_tables, pg_finfo_follow_tables, at_command_end);
+called_by_server!(follow_drops, pg_finfo_follow_drops, at_drop);
+
+/// # Safety
+/// `fcinfo` is the call that the server is making.
+unsafe fn count(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), Error> {
+    // SAFETY: by contract.
+    unsafe { Firing::of(fcinfo) }.and_then(|firing| rows::count(&firing))
+}
+
+/// # Safety
+/// As for `count`.
+unsafe fn at_command_end(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), Error> {
+    // SAFETY: by contract.
+    unsafe { event_trigger(fcinfo) }.and_then(|()| rows::follow_tables())
+}
+
+/// # Safety
+/// As for `count`.
+unsafe fn at_drop(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), Error> {
+    // SAFETY: by contract.
+    unsafe { event_trigger(fcinfo) }.and_then(|()| rows::follow_drops())
+}
+
+/// NE007 where the call is not one of an event trigger.
+///
+/// # Safety
+/// `fcinfo` is the call that the server is making.
+unsafe fn event_trigger(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), Error> {
+    // SAFETY: by contract; the context is NULL or a node, whose tag tells its type.
+    let is_event = unsafe {
+        let context = (*fcinfo).context;
+        !context.is_null() && (*context).type_ == pg_sys::NodeTag::T_EventTriggerData
+    };
+    if is_event { Ok(()) } else { Err(Error::argument("call", "only event triggers call this function")) }
+}
