@@ -1,4 +1,4 @@
-//! What a bundle says of one account: its subscriptions and overrides, all of them.
+//! What a bundle says of one account: its subscriptions and overrides, all of them, and the units that are delegated to the site.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,12 +10,14 @@ use entitlements_model::key::{FeatureKey, PlanKey};
 use entitlements_model::kind::{Kind, OverrideMode};
 
 use crate::date::NumericDate;
+use crate::delegation::{self, Delegation};
 use crate::read::{self, Object};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     pub subscriptions: Vec<Subscription>,
     pub overrides: Vec<Override>,
+    pub delegations: Vec<Delegation>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +66,7 @@ const REASON_BYTES: usize = 10_000;
 impl Account {
     /// `kinds` are those of the features that the bundle's own catalog defines.
     pub(crate) fn read(json: &Json, kinds: &HashMap<&str, Kind>, path: &Path, faults: &mut Faults) -> Option<Self> {
-        let object = Object::read(json, path, &["subscriptions", "overrides"], faults)?;
+        let object = Object::read(json, path, &["subscriptions", "overrides", "delegations"], faults)?;
         let subscriptions = object.optional("subscriptions", faults, |json, path, faults| {
             distinct(json, path, faults, Subscription::read, "ref", |subscription| &subscription.reference)
         });
@@ -72,7 +74,12 @@ impl Account {
             let read = |json: &Json, path: &Path, faults: &mut Faults| Override::read(json, kinds, path, faults);
             distinct(json, path, faults, read, "feature", |item| item.feature.as_str())
         });
-        Some(Self { subscriptions: subscriptions?.unwrap_or_default(), overrides: overrides?.unwrap_or_default() })
+        let delegations = object.optional("delegations", faults, delegation::read_all);
+        Some(Self {
+            subscriptions: subscriptions?.unwrap_or_default(),
+            overrides: overrides?.unwrap_or_default(),
+            delegations: delegations?.unwrap_or_default(),
+        })
     }
 
     pub(crate) fn to_json(&self) -> Json {
@@ -83,6 +90,9 @@ impl Account {
         }
         if !self.overrides.is_empty() {
             members.push(("overrides", Json::Array(self.overrides.iter().map(Override::to_json).collect())));
+        }
+        if !self.delegations.is_empty() {
+            members.push(("delegations", Json::Array(self.delegations.iter().map(Delegation::to_json).collect())));
         }
         Json::object(members)
     }
@@ -207,14 +217,5 @@ fn add(json: &Json, kind: Option<Kind>, path: &Path, faults: &mut Faults) -> Opt
         faults.push(path, || format!("nothing can be added to a {kind}"));
         return None;
     }
-    let Json::Number(literal) = json else {
-        return read::wrong_type(json, "a number", path, faults);
-    };
-    match literal.parse() {
-        Ok(amount) => Some(OverrideValue::Add(amount)),
-        Err(error) => {
-            faults.push(path, || format!("{} {error}", Excerpt(literal)));
-            None
-        }
-    }
+    read::amount(json, path, faults).map(OverrideValue::Add)
 }

@@ -3,16 +3,15 @@
 //! The last rule is why a document cannot be changed in any byte and stay the same document: bits behind the last whole byte
 //! must be zero.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64_simd::URL_SAFE_NO_PAD;
 
 pub fn encode(bytes: &[u8]) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
+    URL_SAFE_NO_PAD.encode_to_string(bytes)
 }
 
 /// `None` for any text that [`encode`] does not make.
 pub fn decode(text: &str) -> Option<Vec<u8>> {
-    URL_SAFE_NO_PAD.decode(text).ok()
+    URL_SAFE_NO_PAD.decode_to_vec(text).ok()
 }
 
 /// Like [`decode`], and `None` for another number of bytes.

@@ -4,35 +4,48 @@
 //! member nobody knows, a wrong type, a number that is no integer where one belongs are faults with their paths, and a bundle
 //! with one fault is no bundle. What can be checked of the catalog without the catalog it will meet is checked here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::str::FromStr;
 
 use entitlements_model::fault::{Fault, Faults, Path};
-use entitlements_model::json::{self, Json, Limits};
+use entitlements_model::json::{Json, Limits};
 use entitlements_model::key::{AccountKey, FeatureKey, PlanKey};
 use entitlements_model::kind::{Kind, PlanKind};
 
 use crate::account::Account;
 use crate::date::NumericDate;
 use crate::digest::Digest;
+use crate::jws::BUNDLE_TYPE;
 use crate::key::PublicKey;
 use crate::read::{self, Object};
+use crate::trust::{Document, Purpose};
 
 /// What a bundle may cost: some ten times 100,000 accounts with a subscription and two overrides each.
 pub const BUNDLE_LIMITS: Limits = Limits { bytes: 256 << 20, depth: 64, nodes: 20_000_000 };
 
-/// Sequence numbers that every JSON library reads exactly.
-const MAX_SEQUENCE: i64 = (1 << 53) - 1;
-
-/// Ten years.
-const MAX_SECONDS: i64 = 315_360_000;
-
 /// Most keys that one bundle introduces.
 const MAX_KEYS: usize = 16;
 
-const MEMBERS: [&str; 13] =
-    ["iss", "aud", "iat", "nbf", "exp", "seq", "prev", "grace", "heartbeat", "mode", "catalog", "accounts", "keys"];
+/// Most licences that one bundle revokes.
+const MAX_REVOKED: usize = 100_000;
+
+const MEMBERS: [&str; 14] = [
+    "iss",
+    "aud",
+    "iat",
+    "nbf",
+    "exp",
+    "seq",
+    "prev",
+    "grace",
+    "heartbeat",
+    "mode",
+    "catalog",
+    "accounts",
+    "keys",
+    "revoked",
+];
 
 const CATALOG_MEMBERS: [&str; 4] = ["features", "plans", "prices", "revision"];
 
@@ -97,6 +110,8 @@ pub struct Bundle {
     pub catalog: Option<Json>,
     pub accounts: BTreeMap<AccountKey, Account>,
     pub keys: Vec<IntroducedKey>,
+    /// `revoked`: the ids of this issuer's licences that hold no longer, whatever they say of their own end.
+    pub revoked: BTreeSet<String>,
 }
 
 /// A further key of the same issuer, for bundles to come.
@@ -112,39 +127,27 @@ pub struct IntroducedKey {
 impl Bundle {
     /// Reads the payload of a bundle. Whoever calls this with a payload that no signature vouches for must not act on it.
     pub fn parse(payload: &[u8]) -> Result<Self, Vec<Fault>> {
-        let mut faults = Faults::default();
-        let Ok(text) = std::str::from_utf8(payload) else {
-            faults.push(&Path::Root, || "not valid UTF-8".into());
-            return Err(faults.into_vec());
-        };
-        let json = json::parse(text, BUNDLE_LIMITS)?;
-        match Self::read(&json, &mut faults) {
-            Some(bundle) if faults.is_empty() => Ok(bundle),
-            _ => Err(faults.into_vec()),
-        }
+        read::document(payload, BUNDLE_LIMITS, Self::read)
     }
 
     fn read(json: &Json, faults: &mut Faults) -> Option<Self> {
         let root = Path::Root;
         let object = Object::read(json, &root, &MEMBERS, faults)?;
-        let seconds = |least: i64| {
-            move |json: &Json, path: &Path, faults: &mut Faults| read::integer(json, least..=MAX_SECONDS, path, faults)
-        };
         let issuer = object.required("iss", faults, read::name);
         let audience = object.required("aud", faults, read::name);
         let issued_at = object.required("iat", faults, read::date);
         let not_before = object.optional("nbf", faults, read::date);
         let expires = object.required("exp", faults, read::date);
-        let sequence =
-            object.required("seq", faults, |json, path, faults| read::integer(json, 1..=MAX_SEQUENCE, path, faults));
+        let sequence = object.required("seq", faults, read::sequence);
         let previous = object.optional("prev", faults, read::parsed);
-        let grace = object.optional("grace", faults, seconds(0));
-        let heartbeat = object.optional("heartbeat", faults, seconds(1));
+        let grace = object.optional("grace", faults, read::seconds(0));
+        let heartbeat = object.optional("heartbeat", faults, read::seconds(1));
         let mode = object.optional("mode", faults, read::parsed);
         let catalog = object.optional("catalog", faults, read_catalog);
         let kinds = kinds(object.get("catalog"));
         let accounts = object.required("accounts", faults, |json, path, faults| read_accounts(json, &kinds, path, faults));
         let keys = object.optional("keys", faults, read_keys);
+        let revoked = object.optional("revoked", faults, read_revoked);
         let bundle = Self {
             issuer: issuer?,
             audience: audience?,
@@ -159,6 +162,7 @@ impl Bundle {
             catalog: catalog?,
             accounts: accounts?,
             keys: keys?.unwrap_or_default(),
+            revoked: revoked?.unwrap_or_default(),
         };
         if bundle.expires <= bundle.issued_at.max(bundle.not_before) {
             faults.push(&root.member("exp"), || "is not after iat and nbf".into());
@@ -188,7 +192,24 @@ impl Bundle {
         if !self.keys.is_empty() {
             members.push(("keys", Json::Array(self.keys.iter().map(IntroducedKey::to_json).collect())));
         }
+        if !self.revoked.is_empty() {
+            members.push(("revoked", Json::Array(self.revoked.iter().map(Json::string).collect())));
+        }
         Json::object(members)
+    }
+}
+
+impl Document for Bundle {
+    const TYPE: &'static str = BUNDLE_TYPE;
+    const LIMITS: Limits = BUNDLE_LIMITS;
+    const PURPOSE: Purpose = Purpose::Bundle;
+
+    fn parse(payload: &[u8]) -> Result<Self, Vec<Fault>> {
+        Bundle::parse(payload)
+    }
+
+    fn issuer(&self) -> &str {
+        &self.issuer
     }
 }
 
@@ -277,6 +298,24 @@ fn read_keys(json: &Json, path: &Path, faults: &mut Faults) -> Option<Vec<Introd
         keys.push(key);
     }
     Some(keys)
+}
+
+fn read_revoked(json: &Json, path: &Path, faults: &mut Faults) -> Option<BTreeSet<String>> {
+    let items = read::items(json, path, faults)?;
+    if items.len() > MAX_REVOKED {
+        faults.push(path, || format!("more than {MAX_REVOKED} licences"));
+        return None;
+    }
+    let mut revoked = BTreeSet::new();
+    for (index, item) in items.iter().enumerate() {
+        let path = path.item(index);
+        if let Some(id) = read::name(item, &path, faults)
+            && !revoked.insert(id)
+        {
+            faults.push(&path, || "the licence appears more than once".into());
+        }
+    }
+    (revoked.len() == items.len()).then_some(revoked)
 }
 
 impl IntroducedKey {

@@ -53,3 +53,7 @@ digest!(
     /// The name of a key: its thumbprint by RFC 7638. Nobody can choose the name of somebody else's key.
     Kid
 );
+digest!(
+    /// Which machine: the vendor does not learn what it was made from.
+    MachineId
+);

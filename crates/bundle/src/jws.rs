@@ -15,6 +15,21 @@ use crate::read::{self, Object};
 /// The header's `typ` of a bundle.
 pub const BUNDLE_TYPE: &str = "entitlements-bundle+jwt";
 
+/// Of a licence.
+pub const LICENCE_TYPE: &str = "entitlements-licence+jwt";
+
+/// Of a machine's request for a licence.
+pub const LICENCE_REQUEST_TYPE: &str = "entitlements-licence-request+jwt";
+
+/// Of a machine's word that it has given up a licence.
+pub const DEACTIVATION_TYPE: &str = "entitlements-deactivation+jwt";
+
+/// Of a usage report.
+pub const USAGE_REPORT_TYPE: &str = "entitlements-usage+jwt";
+
+/// Of a site's word that it has given units back.
+pub const DELEGATION_RETURN_TYPE: &str = "entitlements-delegation-return+jwt";
+
 /// Bytes of an encoded header; the three members need less than half.
 const HEADER_BYTES: usize = 512;
 
@@ -22,6 +37,11 @@ const HEADER_LIMITS: Limits = Limits { bytes: HEADER_BYTES, depth: 2, nodes: 16 
 
 /// Characters of a signature of 64 bytes.
 const SIGNATURE_CHARACTERS: usize = 86;
+
+/// Most bytes of a document whose payload has at most so many.
+pub const fn most_bytes(payload: usize) -> usize {
+    payload.div_ceil(3) * 4 + HEADER_BYTES + SIGNATURE_CHARACTERS + 2
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwsError {
@@ -42,6 +62,16 @@ struct Header {
 }
 
 impl Header {
+    fn decode(encoded: &str) -> Result<Self, JwsError> {
+        if encoded.len() > HEADER_BYTES {
+            let length = encoded.len();
+            return Err(JwsError::Header(format!("it has {length} characters, more than {HEADER_BYTES} are not read")));
+        }
+        let text = base64url::decode(encoded).ok_or(JwsError::Form)?;
+        let text = String::from_utf8(text).map_err(|_| JwsError::Header("it is not UTF-8".into()))?;
+        Self::read(&text)
+    }
+
     fn read(text: &str) -> Result<Self, JwsError> {
         let refused = |faults: Vec<_>| JwsError::Header(faults.first().map(ToString::to_string).unwrap_or_default());
         let json = json::parse(text, HEADER_LIMITS).map_err(refused)?;
@@ -67,6 +97,12 @@ impl Header {
     }
 }
 
+/// What a document says it is, for whoever reads more than one kind.
+pub fn claimed_type(text: &str) -> Result<String, JwsError> {
+    let (header, _) = text.trim_ascii().split_once('.').ok_or(JwsError::Form)?;
+    Ok(Header::decode(header)?.typ)
+}
+
 /// A document of the right form. Nothing in it is known to be true.
 #[derive(Clone, Debug)]
 pub struct Jws<'t> {
@@ -82,22 +118,14 @@ impl<'t> Jws<'t> {
     /// `most` is the greatest size of the payload in bytes; a longer text is refused before it costs memory.
     pub fn parse(text: &'t str, typ: &'static str, most: usize) -> Result<Self, JwsError> {
         let text = text.trim_ascii();
-        let limit = most.div_ceil(3) * 4 + HEADER_BYTES + SIGNATURE_CHARACTERS + 2;
+        let limit = most_bytes(most);
         if text.len() > limit {
             return Err(JwsError::TooLarge(text.len(), limit));
         }
         let (signing_input, signature) = text.rsplit_once('.').ok_or(JwsError::Form)?;
         let (header, payload) = signing_input.split_once('.').ok_or(JwsError::Form)?;
-        if header.len() > HEADER_BYTES {
-            return Err(JwsError::Header(format!(
-                "it has {} characters, more than {HEADER_BYTES} are not read",
-                header.len()
-            )));
-        }
         let signature = base64url::decode_array(signature).ok_or(JwsError::Form)?;
-        let header = base64url::decode(header).ok_or(JwsError::Form)?;
-        let header = String::from_utf8(header).map_err(|_| JwsError::Header("it is not UTF-8".into()))?;
-        let header = Header::read(&header)?;
+        let header = Header::decode(header)?;
         if header.typ != typ {
             return Err(JwsError::Type(header.typ, typ));
         }

@@ -58,7 +58,7 @@ pub fn judge(
         return Ok(Judgement::NoOp);
     }
     let missed = follow(bundle, last)?;
-    in_time(&authentic, clock)?;
+    in_time(&authentic, bundle.issued_at, bundle.not_before, Some(bundle.expires), clock.time())?;
     let introduces = introduce(bundle, trust)?;
     let highest = clock.time().max(bundle.issued_at.time());
     Ok(Judgement::Accept(Box::new(Acceptance { bundle: authentic.into_bundle(), accepted, highest, introduces, missed })))
@@ -78,22 +78,27 @@ fn follow(bundle: &Bundle, last: Option<Accepted>) -> Result<i64, Refusal> {
     }
 }
 
-fn in_time(authentic: &Authentic, clock: Clock) -> Result<(), Refusal> {
-    let (bundle, signer, time) = (authentic.bundle(), authentic.signer(), clock.time());
+/// Whether a document may be accepted at this time. One without `expires` is of any age.
+pub(crate) fn in_time<D>(
+    authentic: &Authentic<D>,
+    issued_at: NumericDate,
+    not_before: NumericDate,
+    expires: Option<NumericDate>,
+    time: Time,
+) -> Result<(), Refusal> {
     let reached = |date: NumericDate| date.time() <= time.saturating_add(LEEWAY);
-    let signs = |time: Time| signer.not_before <= time && time < signer.not_after;
-    if !reached(bundle.issued_at) {
-        return Err(Refusal::IssuedInFuture(bundle.issued_at));
+    if !reached(issued_at) {
+        return Err(Refusal::IssuedInFuture(issued_at));
     }
-    if !reached(bundle.not_before) {
-        return Err(Refusal::NotYetValid(bundle.not_before));
+    if !reached(not_before) {
+        return Err(Refusal::NotYetValid(not_before));
     }
-    if bundle.expires.time() <= time {
-        return Err(Refusal::Expired(bundle.expires));
+    if let Some(expires) = expires.filter(|expires| expires.time() <= time) {
+        return Err(Refusal::Expired(expires));
     }
     // Both times: whoever copies a key whose time is over can write any issue time.
-    if !signs(bundle.issued_at.time()) || !signs(time.max(bundle.issued_at.time())) {
-        return Err(Refusal::KeyOutOfTime(signer.key.kid()));
+    if !authentic.signs_at(issued_at.time()) || !authentic.signs_at(time.max(issued_at.time())) {
+        return Err(Refusal::KeyOutOfTime(authentic.signer().key.kid()));
     }
     Ok(())
 }

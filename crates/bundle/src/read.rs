@@ -5,18 +5,44 @@
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use entitlements_model::fault::{Excerpt, Faults, Path};
-use entitlements_model::json::Json;
+use entitlements_model::amount::Amount;
+use entitlements_model::fault::{Excerpt, Fault, Faults, Path};
+use entitlements_model::json::{self, Json, Limits};
 
 use crate::date::NumericDate;
 
-/// An object whose members are all known.
+/// Sequence numbers that every JSON library reads exactly.
+const MAX_SEQUENCE: i64 = (1 << 53) - 1;
+
+/// Ten years.
+const MAX_SECONDS: i64 = 315_360_000;
+
+/// Reads a payload as a document of one form: a document with one fault is none.
+pub(crate) fn document<T>(
+    payload: &[u8],
+    limits: Limits,
+    read: impl FnOnce(&Json, &mut Faults) -> Option<T>,
+) -> Result<T, Vec<Fault>> {
+    let mut faults = Faults::default();
+    let Ok(text) = std::str::from_utf8(payload) else {
+        faults.push(&Path::Root, || "not valid UTF-8".into());
+        return Err(faults.into_vec());
+    };
+    let json = json::parse(text, limits)?;
+    match read(&json, &mut faults) {
+        Some(document) if faults.is_empty() => Ok(document),
+        _ => Err(faults.into_vec()),
+    }
+}
+
+/// An object and where it stands.
 pub(crate) struct Object<'j, 'p> {
     members: &'j [(String, Json)],
     path: &'p Path<'p>,
 }
 
 impl<'j, 'p> Object<'j, 'p> {
+    /// An object whose members are all known.
     pub(crate) fn read(json: &'j Json, path: &'p Path<'p>, known: &[&str], faults: &mut Faults) -> Option<Self> {
         let members = members(json, path, faults)?;
         for (member, _) in members {
@@ -25,6 +51,12 @@ impl<'j, 'p> Object<'j, 'p> {
             }
         }
         Some(Self { members, path })
+    }
+
+    /// An object of somebody else's form, which may have members that nobody here knows.
+    #[cfg(feature = "keygen")]
+    pub(crate) fn any(json: &'j Json, path: &'p Path<'p>, faults: &mut Faults) -> Option<Self> {
+        Some(Self { members: members(json, path, faults)?, path })
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&'j Json> {
@@ -136,6 +168,29 @@ pub(crate) fn integer(json: &Json, range: RangeInclusive<i64>, path: &Path, faul
 
 pub(crate) fn date(json: &Json, path: &Path, faults: &mut Faults) -> Option<NumericDate> {
     integer(json, 0..=NumericDate::LAST.seconds(), path, faults).and_then(NumericDate::from_seconds)
+}
+
+pub(crate) fn amount(json: &Json, path: &Path, faults: &mut Faults) -> Option<Amount> {
+    let Json::Number(literal) = json else {
+        return wrong_type(json, "a number", path, faults);
+    };
+    match literal.parse() {
+        Ok(amount) => Some(amount),
+        Err(error) => {
+            faults.push(path, || format!("{} {error}", Excerpt(literal)));
+            None
+        }
+    }
+}
+
+/// The number of a document in its issuer's series.
+pub(crate) fn sequence(json: &Json, path: &Path, faults: &mut Faults) -> Option<i64> {
+    integer(json, 1..=MAX_SEQUENCE, path, faults)
+}
+
+/// A duration of at least so many seconds.
+pub(crate) fn seconds(least: i64) -> impl FnOnce(&Json, &Path, &mut Faults) -> Option<i64> {
+    move |json, path, faults| integer(json, least..=MAX_SECONDS, path, faults)
 }
 
 pub(crate) fn wrong_type<T>(json: &Json, expected: &str, path: &Path, faults: &mut Faults) -> Option<T> {

@@ -15,38 +15,47 @@ pub enum Refusal {
     UnknownKey(Kid),
     #[error("the document is signed with the key {0}, which is distrusted")]
     DistrustedKey(Kid),
-    #[error("the key {0} is trusted for a {1}, not for a bundle")]
+    #[error("the key {0} is trusted for documents of another kind: {1}")]
     OtherPurpose(Kid, Purpose),
     #[error("the signature is not one of the key {0} over this document")]
     BadSignature(Kid),
-    #[error("the bundle is not valid")]
+    #[error("the document is not valid")]
     Invalid(Vec<Fault>),
-    #[error("the bundle is issued by '{}', but signed with a key of '{}'", Excerpt(claimed), Excerpt(signer))]
+    #[error("the document is issued by '{}', but signed with a key of '{}'", Excerpt(claimed), Excerpt(signer))]
     OtherIssuer { claimed: String, signer: String },
-    #[error("the bundle is for the database '{}', this one is '{}'", Excerpt(audience), Excerpt(deployment))]
+    #[error("the document is for '{}', not for '{}'", Excerpt(audience), Excerpt(deployment))]
     OtherAudience { audience: String, deployment: String },
     #[error("the key {0} does not sign at this time")]
     KeyOutOfTime(Kid),
-    #[error("the bundle has the sequence number {sequence}, older than {last}, which was accepted before")]
+    #[error("the document has the sequence number {sequence}, older than {last}, which was accepted before")]
     Replayed { sequence: i64, last: i64 },
-    #[error("the bundle has the sequence number {0} as the one accepted before, but another content")]
+    #[error("the document has the sequence number {0} as the one accepted before, but another content")]
     SequenceReused(i64),
-    #[error("the bundle {0} follows another bundle than the one accepted before")]
+    #[error("the document {0} follows another than the one accepted before")]
     HistoryForked(i64),
-    #[error("the bundle is issued at {0}, which is in the future")]
+    #[error("the document is issued at {0}, which is in the future")]
     IssuedInFuture(NumericDate),
-    #[error("the bundle is not valid before {0}")]
+    #[error("the document is not valid before {0}")]
     NotYetValid(NumericDate),
-    #[error("the bundle expired at {0}")]
+    #[error("the document expired at {0}")]
     Expired(NumericDate),
     #[error("the bundle introduces the key {0}, which is distrusted or trusted for something else")]
     KeyTaken(Kid),
+    #[error("the licence '{}' is revoked", Excerpt(.0))]
+    Revoked(String),
+    #[error("the licence is for another machine")]
+    OtherMachine,
+    #[error("the clock is behind {0}, a time that was seen already")]
+    ClockBehind(NumericDate),
+    #[error("the entitlement ends at {0}, no licence can be issued that lasts until after its issue")]
+    NothingLeft(NumericDate),
 }
 
 impl Refusal {
     /// One word for programs; it does not change.
     pub fn word(&self) -> &'static str {
         match self {
+            Refusal::Malformed(JwsError::TooLarge(..)) => "too_large",
             Refusal::Malformed(_) => "malformed",
             Refusal::UnknownKey(_) => "unknown_key",
             Refusal::DistrustedKey(_) => "distrusted_key",
@@ -63,6 +72,10 @@ impl Refusal {
             Refusal::NotYetValid(_) => "not_yet_valid",
             Refusal::Expired(_) => "expired",
             Refusal::KeyTaken(_) => "key_taken",
+            Refusal::Revoked(_) => "revoked",
+            Refusal::OtherMachine => "other_machine",
+            Refusal::ClockBehind(_) => "clock_behind",
+            Refusal::NothingLeft(_) => "nothing_left",
         }
     }
 

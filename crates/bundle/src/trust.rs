@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use entitlements_model::fault::Fault;
+use entitlements_model::json::Limits;
 use entitlements_model::time::Time;
 
-use crate::bundle::{BUNDLE_LIMITS, Bundle};
+use crate::bundle::Bundle;
 use crate::digest::{Digest, Kid};
-use crate::jws::{BUNDLE_TYPE, Jws};
+use crate::jws::Jws;
 use crate::key::PublicKey;
 use crate::refusal::Refusal;
 
@@ -74,6 +76,11 @@ impl TrustSet {
     pub fn get(&self, kid: Kid) -> Option<&TrustedKey> {
         self.keys.get(&kid)
     }
+
+    /// All of them, for documents that name no key.
+    pub fn keys(&self) -> impl Iterator<Item = &TrustedKey> {
+        self.keys.values()
+    }
 }
 
 impl Extend<TrustedKey> for TrustSet {
@@ -90,23 +97,38 @@ impl FromIterator<TrustedKey> for TrustSet {
     }
 }
 
-/// A bundle that a trusted key signed for its own issuer. Only [`authenticate`] makes one.
+/// What a trusted key may sign: where it is told from other documents, what it may cost, how it is read.
+pub trait Document: Sized {
+    /// The header's `typ`.
+    const TYPE: &'static str;
+    const LIMITS: Limits;
+    /// What a key must be trusted for.
+    const PURPOSE: Purpose;
+
+    /// Reads a payload. Whoever calls this with one that no signature vouches for must not act on it.
+    fn parse(payload: &[u8]) -> Result<Self, Vec<Fault>>;
+
+    fn issuer(&self) -> &str;
+}
+
+/// A document that a trusted key signed for its own issuer. Only [`authenticate`] and [`authenticate_as`] make one.
 #[derive(Clone, Debug)]
-pub struct Authentic {
-    bundle: Bundle,
+pub struct Authentic<D = Bundle> {
+    document: D,
     digest: Digest,
     signer: TrustedKey,
 }
 
-impl Authentic {
-    pub fn bundle(&self) -> &Bundle {
-        &self.bundle
+impl<D> Authentic<D> {
+    pub fn document(&self) -> &D {
+        &self.document
     }
 
-    pub fn into_bundle(self) -> Bundle {
-        self.bundle
+    pub fn into_document(self) -> D {
+        self.document
     }
 
+    /// Of the payload, byte for byte.
     pub fn digest(&self) -> Digest {
         self.digest
     }
@@ -114,23 +136,43 @@ impl Authentic {
     pub fn signer(&self) -> &TrustedKey {
         &self.signer
     }
+
+    /// Whether the signer's key signs at a time.
+    pub(crate) fn signs_at(&self, time: Time) -> bool {
+        self.signer.not_before <= time && time < self.signer.not_after
+    }
+}
+
+impl Authentic<Bundle> {
+    pub fn bundle(&self) -> &Bundle {
+        &self.document
+    }
+
+    pub fn into_bundle(self) -> Bundle {
+        self.document
+    }
 }
 
 /// Finds out who signed a bundle, then reads it. The clock plays no part: that is [`judge`](crate::judge)'s.
 pub fn authenticate(text: &str, trust: &TrustSet) -> Result<Authentic, Refusal> {
-    let jws = Jws::parse(text, BUNDLE_TYPE, BUNDLE_LIMITS.bytes)?;
+    authenticate_as(text, trust)
+}
+
+/// [`authenticate`] for any kind of document.
+pub fn authenticate_as<D: Document>(text: &str, trust: &TrustSet) -> Result<Authentic<D>, Refusal> {
+    let jws = Jws::parse(text, D::TYPE, D::LIMITS.bytes)?;
     let kid = jws.kid();
     let signer = trust.get(kid).ok_or(Refusal::UnknownKey(kid))?;
     if signer.distrusted {
         return Err(Refusal::DistrustedKey(kid));
     }
-    if signer.purpose != Purpose::Bundle {
+    if signer.purpose != D::PURPOSE {
         return Err(Refusal::OtherPurpose(kid, signer.purpose));
     }
     let payload = jws.verify(&signer.key).ok_or(Refusal::BadSignature(kid))?;
-    let bundle = Bundle::parse(&payload).map_err(Refusal::Invalid)?;
-    if bundle.issuer != signer.issuer {
-        return Err(Refusal::OtherIssuer { claimed: bundle.issuer, signer: signer.issuer.clone() });
+    let document = D::parse(&payload).map_err(Refusal::Invalid)?;
+    if document.issuer() != signer.issuer {
+        return Err(Refusal::OtherIssuer { claimed: document.issuer().to_owned(), signer: signer.issuer.clone() });
     }
-    Ok(Authentic { bundle, digest: Digest::of(&payload), signer: signer.clone() })
+    Ok(Authentic { document, digest: Digest::of(&payload), signer: signer.clone() })
 }

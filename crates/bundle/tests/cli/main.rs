@@ -1,5 +1,7 @@
 //! The command-line tool as a person or a script meets it: what it prints where, and how it exits.
 
+mod licences;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -186,6 +188,7 @@ fn help_names_every_command_and_the_exit_status() {
         "sign",
         "verify",
         "inspect",
+        "licence",
         "encrypt",
         "decrypt",
         "convert",
@@ -226,7 +229,7 @@ fn an_untrusted_document_is_shown_and_marked() {
     let trusted = ["inspect", "--trust", "vendor.jwk", "--issuer", "vendor", "bundle.jws"];
     assert!(desk.succeeds(&trusted).starts_with("SIGNED with the trusted key "));
     let (text, error) = desk.fails(1, &["inspect", "--trust", "vendor.jwk", "--issuer", "another", "bundle.jws"]);
-    assert!(text.starts_with("UNTRUSTED: the bundle is issued by 'vendor'"), "{text}");
+    assert!(text.starts_with("UNTRUSTED: the document is issued by 'vendor'"), "{text}");
     assert!(error.contains("issued by 'vendor'"), "{error}");
 
     let answer = json(&desk.succeeds(&["inspect", "--json", "bundle.jws"]));
@@ -288,6 +291,30 @@ fn catalogs_are_converted_and_checked() {
     desk.write("catalog.yaml", "a: 1\na: 2\n");
     let (_, error) = desk.fails(1, &["convert", "catalog.yaml"]);
     assert!(error.contains("  line 2: the key 'a' appears more than once"), "{error}");
+}
+
+#[test]
+fn pricing_files_are_converted_and_what_is_left_out_is_named() {
+    let desk = Desk::new();
+    desk.write(
+        "pricing.yaml",
+        "saasName: shop\nfeatures:\n  sso: {valueType: BOOLEAN, defaultValue: false}\nusageLimits:\n\
+         \x20 pages: {valueType: NUMERIC, type: RENEWABLE, unit: page/day, defaultValue: .inf}\n\
+         plans:\n  FREE: {monthlyPrice: 1, features: null, usageLimits: null}\naddOns: null\n",
+    );
+    let output = desk.run(&["convert", "pricing.yaml"]);
+    assert_eq!(output.status.code(), Some(0));
+    let catalog = json(&String::from_utf8(output.stdout).unwrap());
+    let features = catalog.get("plans").and_then(|plans| plans.get("FREE")).and_then(|plan| plan.get("features")).unwrap();
+    assert_eq!(features.to_string(), r#"{"sso":false,"pages":"unlimited"}"#);
+    let notes = String::from_utf8(output.stderr).unwrap();
+    assert!(notes.contains("note: $.plans.*.monthlyPrice: has no place in a catalog\n"), "{notes}");
+    let output = desk.run(&["convert", "--json", "pricing.yaml"]);
+    let notes = json(&String::from_utf8(output.stderr).unwrap());
+    assert!(matches!(notes.get("notes"), Some(Json::Array(notes)) if notes.len() == 2), "{notes}");
+    desk.write("pricing.yaml", "saasName: shop\nfeatures: 1\n");
+    let (_, error) = desk.fails(1, &["convert", "pricing.yaml"]);
+    assert!(error.contains("  $.features: must be a mapping, not a number"), "{error}");
 }
 
 #[test]

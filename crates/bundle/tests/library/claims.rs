@@ -1,6 +1,8 @@
 //! Bundles as documents: what is written is read back, and what is wrong is said where it is.
 
-use entitlements_bundle::{Account, Bundle, IntroducedKey, Mode, NumericDate, Override, OverrideValue, Subscription};
+use entitlements_bundle::{
+    Account, Bundle, Delegation, IntroducedKey, Mode, NumericDate, Override, OverrideValue, Subscription,
+};
 use entitlements_model::fault::Fault;
 use entitlements_model::json::Json;
 use entitlements_model::key::{AccountKey, FeatureKey, PlanKey};
@@ -109,6 +111,18 @@ fn an_override_of_a_feature_appears_once() {
 }
 
 #[test]
+fn a_delegation_is_numbered_and_of_something() {
+    let delegations = |json: &str| parse(&with(r#""overrides":["#, &format!(r#""delegations":{json},"overrides":["#)));
+    let fault = |json: &str| delegations(json).unwrap_err()[0].to_string();
+    let one = r#"{"id":7,"feature":"seats","amount":5,"ends_at":1800000000}"#;
+    assert_eq!(delegations(&format!("[{one}]")).unwrap().accounts.values().next().unwrap().delegations[0].id, 7);
+    let path = "$.accounts.acme.delegations";
+    assert_eq!(fault(&format!("[{one},{one}]")), format!("{path}[1].id: appears more than once"));
+    assert_eq!(fault(&format!("[{}]", one.replace(":5", ":0"))), format!("{path}[0].amount: is zero"));
+    assert!(fault(&format!("[{}]", one.replace(":7", ":0"))).starts_with(&format!("{path}[0].id: ")));
+}
+
+#[test]
 fn introduced_keys_are_public_and_named_once() {
     let keys = |json: String| parse(&with(r#""accounts":{"#, &format!(r#""keys":{json},"accounts":{{"#)));
     let fault = |json: String| keys(json).unwrap_err()[0].to_string();
@@ -143,7 +157,8 @@ fn any_account() -> impl Strategy<Value = Account> {
     let exception = (any_value(), "\\PC{1,9}", prop::option::of(any_date()));
     let subscriptions = prop::collection::btree_map("[^\\p{C}]{1,5}", subscription, 0..3);
     let overrides = prop::collection::btree_map("[a-z]{1,3}", exception, 0..3);
-    (subscriptions, overrides).prop_map(|(subscriptions, overrides)| Account {
+    let delegations = prop::collection::btree_map(1i64..1 << 53, ("[a-z]{1,3}", 1u32.., any_date()), 0..3);
+    (subscriptions, overrides, delegations).prop_map(|(subscriptions, overrides, delegations)| Account {
         subscriptions: subscriptions
             .into_iter()
             .map(|(reference, (plan, quantity, starts_at, length))| Subscription {
@@ -163,6 +178,15 @@ fn any_account() -> impl Strategy<Value = Account> {
                 expires_at,
             })
             .collect(),
+        delegations: delegations
+            .into_iter()
+            .map(|(id, (feature, amount, ends_at))| Delegation {
+                id,
+                feature: FeatureKey::parse(&feature).unwrap(),
+                amount: amount.to_string().parse().unwrap(),
+                ends_at,
+            })
+            .collect(),
     })
 }
 
@@ -174,6 +198,7 @@ prop_compose! {
         (sequence, grace, heartbeat) in (1i64..1 << 53, 0i64..=315_360_000, prop::option::of(1i64..=315_360_000)),
         advise in any::<bool>(),
         seeds in prop::collection::btree_map(any::<u8>(), prop::option::of(1i64..1_000_000), 0..3),
+        revoked in prop::collection::btree_set("[^\\p{C}]{1,9}", 0..3),
     ) -> Bundle {
         let introduced = |(seed, start): (u8, Option<i64>)| IntroducedKey {
             key: key(seed).public().clone(),
@@ -194,7 +219,31 @@ prop_compose! {
             catalog: advise.then(|| Json::object([("plans", Json::object::<&str>([]))])),
             accounts: accounts.into_iter().map(|(key, account)| (AccountKey::parse(&key).unwrap(), account)).collect(),
             keys: seeds.into_iter().map(introduced).collect(),
+            revoked,
         }
+    }
+}
+
+#[test]
+fn a_revocation_list_names_each_licence_once() {
+    let with = |list: &str| with(r#""seq":1,"#, &format!(r#""seq":1,"revoked":{list},"#));
+    let read = parse(&with(r#"["b","a"]"#)).unwrap();
+    assert_eq!(read.revoked.iter().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(parse(&with("null")), Ok(bundle(1)));
+    assert_eq!(parse(&with("[]")), Ok(bundle(1)));
+    assert!(
+        !bundle(1).to_json().to_string().contains("revoked"),
+        "what older readers would refuse is written only where needed"
+    );
+    let many = format!("[{}\"x\"]", (0..100_000).map(|id| format!("\"{id}\",")).collect::<String>());
+    for (list, fault) in [
+        (r#"{"a":1}"#, "$.revoked: must be an array, not an object"),
+        (r#"["a","b","a"]"#, "$.revoked[2]: the licence appears more than once"),
+        (r#"["a",1]"#, "$.revoked[1]: must be a string, not a number"),
+        (r#"[""]"#, "$.revoked[0]: is empty"),
+        (&many, "$.revoked: more than 100000 licences"),
+    ] {
+        assert_eq!(parse(&with(list)).unwrap_err()[0].to_string(), fault);
     }
 }
 

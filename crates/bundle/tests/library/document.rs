@@ -1,7 +1,8 @@
 //! What happens to a document between vendor and site: nothing that changes it, or who signed it, stays unnoticed.
 
 use entitlements_bundle::{
-    Authentic, BUNDLE_TYPE, Bundle, Jws, JwsError, Kid, PrivateKey, Purpose, Refusal, TrustSet, authenticate, base64url,
+    Authentic, BUNDLE_TYPE, Bundle, DEACTIVATION_TYPE, Jws, JwsError, Kid, LICENCE_REQUEST_TYPE, LICENCE_TYPE, PrivateKey,
+    Purpose, Refusal, TrustSet, USAGE_REPORT_TYPE, authenticate, base64url, claimed_type,
 };
 use proptest::prelude::*;
 
@@ -187,6 +188,21 @@ fn signed_nonsense_is_refused_with_its_place() {
     }
     let invalid = Jws::sign(b"{\"iss\":\"\xff\"}", BUNDLE_TYPE, &key(1));
     assert_eq!(refused(&invalid).faults()[0].to_string(), "$: not valid UTF-8");
+}
+
+#[test]
+fn a_document_says_what_it_is() {
+    let types = [BUNDLE_TYPE, LICENCE_TYPE, LICENCE_REQUEST_TYPE, DEACTIVATION_TYPE, USAGE_REPORT_TYPE];
+    for typ in types {
+        let text = Jws::sign(b"{}", typ, &key(1));
+        assert_eq!(claimed_type(&text).unwrap(), typ);
+        for other in types.into_iter().filter(|other| *other != typ) {
+            assert_eq!(Jws::parse(&text, other, 100).unwrap_err(), JwsError::Type(typ.to_owned(), other));
+        }
+    }
+    for text in ["", "e30", "e30.", "*.", &format!("{}.", "A".repeat(513))] {
+        assert!(claimed_type(text).is_err(), "{text:?}");
+    }
 }
 
 #[test]

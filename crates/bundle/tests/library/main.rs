@@ -2,8 +2,12 @@
 
 mod claims;
 mod document;
+mod keygen_file;
+mod licence;
+mod machine;
 mod policy;
 mod seal;
 mod standing;
+mod usage;
 mod vectors;
 mod vendor;

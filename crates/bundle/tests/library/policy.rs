@@ -76,7 +76,7 @@ fn a_bundle_follows_the_one_it_names() {
 #[test]
 fn a_bundle_is_for_one_database_only() {
     let refusal = decide(&Bundle { audience: "site-8".into(), ..bundle(1) }, None, clock(ISSUED)).unwrap_err();
-    assert_eq!(refusal.to_string(), "the bundle is for the database 'site-8', this one is 'site-7'");
+    assert_eq!(refusal.to_string(), "the document is for 'site-8', not for 'site-7'");
     let upper = Bundle { audience: "SITE-7".into(), ..bundle(1) };
     assert_eq!(word(&upper, None, clock(ISSUED)), "other_audience");
 }

@@ -68,6 +68,7 @@ pub fn bundle(sequence: i64) -> Bundle {
                 expires_at: None,
             },
         ],
+        delegations: Vec::new(),
     };
     Bundle {
         issuer: ISSUER.into(),
@@ -83,6 +84,7 @@ pub fn bundle(sequence: i64) -> Bundle {
         catalog: Some(json::parse(catalog, json::Limits::CATALOG).unwrap()),
         accounts: [(AccountKey::from_str("acme").unwrap(), account)].into(),
         keys: Vec::new(),
+        revoked: Default::default(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use entitlements_bundle::{BUNDLE_LIMITS, seal};
+use entitlements_bundle::{BUNDLE_LIMITS, most_bytes, seal};
 
 use crate::failure::Failure;
 use crate::files;
@@ -44,7 +44,8 @@ pub struct Decrypt {
 impl Decrypt {
     pub fn run(self) -> Result<(), Failure> {
         let identities = files::read_secret(&self.identity)?;
-        let most = BUNDLE_LIMITS.bytes / 3 * 4 + 1_000;
+        // With room for the line feed at the end of a file.
+        let most = most_bytes(BUNDLE_LIMITS.bytes) + 2;
         let document = seal::open(&files::read_bytes(&self.document)?, &identities, most)?;
         files::write(self.output.as_deref(), document.trim_ascii_end())
     }

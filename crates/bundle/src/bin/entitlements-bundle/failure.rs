@@ -30,8 +30,12 @@ impl Failure {
     pub fn key(path: &Path, error: KeyError) -> Self {
         match error {
             KeyError::Invalid(faults) => Self::invalid(format!("the key in {}", path.display()), faults),
-            error => Self { word: "no_entropy", message: error.to_string(), faults: Vec::new() },
+            error => Self::no_entropy(&error.to_string()),
         }
+    }
+
+    pub fn no_entropy(message: &str) -> Self {
+        Self { word: "no_entropy", message: message.to_owned(), faults: Vec::new() }
     }
 
     pub fn report(&self, json: bool) {

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use entitlements_bundle::{PrivateKey, PublicKey, Purpose, TrustSet, TrustedKey};
+use entitlements_bundle::{MachineId, PrivateKey, PublicKey, Purpose, TrustSet, TrustedKey};
 use entitlements_model::time::{BEGINNING, FOREVER};
 use zeroize::Zeroizing;
 
@@ -78,8 +78,21 @@ fn warn_if_others_can_read(path: &Path) {
 #[cfg(not(unix))]
 fn warn_if_others_can_read(_: &Path) {}
 
-/// The keys in these files, each a public JWK or a JWK set, trusted for bundles of one issuer.
-pub fn read_trust(paths: &[impl AsRef<Path>], issuer: &str) -> Result<TrustSet, Failure> {
+pub fn read_public_key(path: &Path) -> Result<PublicKey, Failure> {
+    PublicKey::from_jwk(&read(path)?).map_err(|error| Failure::key(path, error))
+}
+
+/// Which machine this is to an issuer. White space around what is in the file is no part of it: files end in a line feed.
+pub fn read_machine(path: &Path, issuer: &str) -> Result<MachineId, Failure> {
+    let identity = read_bytes(path)?;
+    match identity.trim_ascii() {
+        [] => Err(Failure::file(path, &io::Error::other("is empty: it tells no machine from another"))),
+        identity => Ok(MachineId::derive(identity, issuer)),
+    }
+}
+
+/// The keys in these files, each a public JWK or a JWK set, trusted for one issuer's documents of one kind.
+pub fn read_trust(paths: &[impl AsRef<Path>], issuer: &str, purpose: Purpose) -> Result<TrustSet, Failure> {
     let mut keys = Vec::new();
     for path in paths {
         let path = path.as_ref();
@@ -88,7 +101,7 @@ pub fn read_trust(paths: &[impl AsRef<Path>], issuer: &str) -> Result<TrustSet, 
     let trusted = |key| TrustedKey {
         key,
         issuer: issuer.to_owned(),
-        purpose: Purpose::Bundle,
+        purpose,
         not_before: BEGINNING,
         not_after: FOREVER,
         distrusted: false,

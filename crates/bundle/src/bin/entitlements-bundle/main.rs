@@ -1,4 +1,5 @@
-//! `entitlements-bundle`: makes keys, signs bundles, verifies them and shows what they say.
+//! `entitlements-bundle`: makes keys, signs bundles, licences and usage reports, verifies them and
+//! shows what they say.
 //!
 //! Exit status: 0 done, 1 refused, invalid or not possible, 2 wrong usage. Results go to standard output, everything else to
 //! standard error; with `--json` both are one JSON object. A private key is written to a new file that only its owner can
@@ -12,16 +13,20 @@ mod failure;
 mod files;
 mod inspect;
 mod keygen;
+mod licence;
 mod plain;
+mod pricing;
 mod sign;
 mod verify;
 mod yaml;
 
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
+use entitlements_bundle::NumericDate;
 
-/// Keys, signatures and content of entitlements bundles.
+/// Keys, signatures and content of entitlements bundles, licences and usage reports.
 ///
 /// Exit status: 0 done, 1 refused, invalid or not possible, 2 wrong usage. FILE may be - for standard input.
 #[derive(Parser)]
@@ -38,17 +43,19 @@ struct Arguments {
 enum Command {
     /// Make a key pair for signing or for encryption
     Keygen(keygen::Keygen),
-    /// Check the claims of a bundle and sign them
+    /// Check the claims of a bundle, a licence or a usage report and sign them
     Sign(sign::Sign),
-    /// Say whether a database would accept a bundle, and what it would mean there
+    /// Say whether a bundle, a licence or a usage report would be accepted, and what it would mean there
     Verify(verify::Verify),
-    /// Show what a bundle says, trusted or not
+    /// Show what a document says, trusted or not
     Inspect(inspect::Inspect),
+    /// Ask for a licence for a machine without a network, or give one up
+    Licence(licence::LicenceCommand),
     /// Encrypt a bundle, or any text, with age
     Encrypt(encryption::Encrypt),
     /// Decrypt what was encrypted with age
     Decrypt(encryption::Decrypt),
-    /// Turn a catalog written in YAML into a catalog document
+    /// Turn a catalog written in YAML, or a Pricing2Yaml file, into a catalog document
     Convert(convert::Convert),
 }
 
@@ -59,9 +66,10 @@ fn main() -> ExitCode {
         Command::Sign(sign) => sign.run(arguments.json),
         Command::Verify(verify) => verify.run(arguments.json),
         Command::Inspect(inspect) => inspect.run(arguments.json),
+        Command::Licence(licence) => licence.run(),
         Command::Encrypt(encrypt) => encrypt.run(),
         Command::Decrypt(decrypt) => decrypt.run(),
-        Command::Convert(convert) => convert.run(),
+        Command::Convert(convert) => convert.run(arguments.json),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,4 +78,9 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn now() -> NumericDate {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(elapsed.as_secs()).ok().and_then(NumericDate::from_seconds).unwrap_or(NumericDate::LAST)
 }

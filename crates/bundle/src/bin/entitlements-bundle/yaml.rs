@@ -10,11 +10,20 @@ use entitlements_model::fault::{Excerpt, Fault};
 use entitlements_model::json::{Json, Limits};
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
-pub fn parse(text: &str, limits: Limits) -> Result<Json, Fault> {
+/// What `.inf` stands for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Infinity {
+    /// Nothing: JSON has no word for it.
+    Refused,
+    /// A metered value without a limit.
+    Unlimited,
+}
+
+pub fn parse(text: &str, limits: Limits, infinity: Infinity) -> Result<Json, Fault> {
     if text.len() > limits.bytes {
         return Err(fault(1, format!("the document has {} bytes, more than {} are not read", text.len(), limits.bytes)));
     }
-    let mut reader = Reader { limits, nodes: 0, open: Vec::new(), anchors: HashMap::new(), document: None };
+    let mut reader = Reader { limits, infinity, nodes: 0, open: Vec::new(), anchors: HashMap::new(), document: None };
     for event in Parser::new_from_str(text) {
         let (event, span) =
             event.map_err(|error| fault(error.marker().line(), format!("not valid YAML: {}", error.info())))?;
@@ -29,6 +38,7 @@ fn fault(line: usize, fault: String) -> Fault {
 
 struct Reader {
     limits: Limits,
+    infinity: Infinity,
     nodes: usize,
     /// The containers around the present place.
     open: Vec<Open>,
@@ -57,6 +67,9 @@ impl Reader {
                 Err("tags are not read".into())
             }
             Event::Scalar(text, style, anchor, None) => {
+                if text.contains('\0') {
+                    return Err("the character U+0000 cannot be stored".into());
+                }
                 if let Some(Open { content: Content::Mapping { key: key @ None, seen, .. }, .. }) = self.open.last_mut() {
                     if !seen.insert(text.to_string()) {
                         return Err(format!("the key '{}' appears more than once", Excerpt(&text)));
@@ -64,10 +77,10 @@ impl Reader {
                     *key = Some(text.into_owned());
                     return Ok(());
                 }
-                let json = if style == ScalarStyle::Plain { plain(&text)? } else { Json::String(text.into_owned()) };
-                if matches!(&json, Json::String(text) if text.contains('\0')) {
-                    return Err("the character U+0000 cannot be stored".into());
-                }
+                let json = match style {
+                    ScalarStyle::Plain => plain(&text, self.infinity)?,
+                    _ => Json::String(text.into_owned()),
+                };
                 self.count(1)?;
                 self.complete(json, anchor, 1)
             }
@@ -135,7 +148,7 @@ impl Reader {
 }
 
 /// A plain scalar by the core schema.
-fn plain(text: &str) -> Result<Json, String> {
+fn plain(text: &str, infinity: Infinity) -> Result<Json, String> {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Ok(Json::Null),
         "true" | "True" | "TRUE" => return Ok(Json::Bool(true)),
@@ -143,6 +156,9 @@ fn plain(text: &str) -> Result<Json, String> {
         _ => {}
     }
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if infinity == Infinity::Unlimited && matches!(text, ".inf" | ".Inf" | ".INF") {
+        return Ok(Json::string("unlimited"));
+    }
     if matches!(unsigned, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
         return Err(format!("{text} is no JSON number; a metered value without a limit is \"unlimited\""));
     }
@@ -190,7 +206,7 @@ mod tests {
     const LIMITS: Limits = Limits { bytes: 10_000, depth: 8, nodes: 100 };
 
     fn read(text: &str) -> String {
-        parse(text, LIMITS).map_or_else(|fault| fault.to_string(), |json| json.to_string())
+        parse(text, LIMITS, Infinity::Refused).map_or_else(|fault| fault.to_string(), |json| json.to_string())
     }
 
     #[test]
@@ -227,6 +243,7 @@ mod tests {
             ("a: *x", "line 1: not valid YAML"),
             ("&x [*x]", "line 1: an alias of a node that contains it"),
             ("a: \"\\0\"", "line 1: the character U+0000"),
+            ("\"a\\0\": 1", "line 1: the character U+0000"),
             (&"[".repeat(9), "line 1: nested more than 8 levels deep"),
             (&"x".repeat(10_001), "line 1: the document has 10001 bytes"),
         ] {

@@ -1,0 +1,100 @@
+//! What this database is, and the highest time it has seen.
+
+use crate::accounts::arguments::{required_text, timestamp};
+use crate::audit::{self, Chain, Change};
+use crate::error::Error;
+use crate::pg::cluster;
+use crate::pg::error::or_raise;
+use crate::pg::session::connect_to_change;
+use crate::pg::snapshot::statement_time;
+use entitlements_bundle::Clock;
+use entitlements_model::time::{BEGINNING, Time};
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+use serde_json::json;
+
+/// What the table has; without a row, nothing is known.
+pub struct Deployment {
+    pub name: Option<String>,
+    pub highest_seen: Time,
+    /// Of the cluster and its log when this was last known to be right.
+    pub cluster: Option<(i64, i32)>,
+}
+
+impl Deployment {
+    pub fn read(client: &SpiClient<'_>) -> Result<Self, Error> {
+        const READ: &str = "SELECT name, highest_seen, system_identifier, timeline FROM entitlements.deployment";
+        let found = client.select(READ, Some(1), &[])?;
+        if found.is_empty() {
+            return Ok(Self { name: None, highest_seen: BEGINNING, cluster: None });
+        }
+        let row = found.first();
+        Ok(Self {
+            name: row.get(1)?,
+            highest_seen: row.get::<TimestampWithTimeZone>(2)?.map_or(BEGINNING, Time::from),
+            cluster: row.get::<i64>(3)?.zip(row.get::<i32>(4)?),
+        })
+    }
+
+    pub fn clock(&self) -> Clock {
+        Clock { now: statement_time(), highest: self.highest_seen }
+    }
+}
+
+/// Notes that `time` has come.
+pub fn raise_highest(client: &mut SpiClient<'_>, time: Time) -> Result<(), Error> {
+    client.update(
+        "INSERT INTO entitlements.deployment AS known (highest_seen, system_identifier, timeline) VALUES ($1, $2, $3)
+         ON CONFLICT (only_row) DO UPDATE SET highest_seen = excluded.highest_seen WHERE known.highest_seen < excluded.highest_seen",
+        None,
+        &[timestamp(time).into(), cluster::system_identifier().into(), cluster::timeline().unwrap_or(0).into()],
+    )?;
+    Ok(())
+}
+
+/// Notes that the database is rightly where it is: until then doctor says that it is a copy or was recovered.
+pub fn know_cluster(client: &mut SpiClient<'_>) -> Result<(), Error> {
+    client.update(
+        "UPDATE entitlements.deployment SET system_identifier = $1, timeline = $2
+          WHERE (system_identifier, timeline) IS DISTINCT FROM ($1, $2)",
+        None,
+        &[cluster::system_identifier().into(), cluster::timeline().unwrap_or(0).into()],
+    )?;
+    Ok(())
+}
+
+/// Most bytes of a name: what the `aud` of a bundle may have.
+const NAME_BYTES: usize = 255;
+
+/// The name of this or another database.
+pub fn database_name<'a>(argument: &'static str, name: Option<&'a str>) -> Result<&'a str, Error> {
+    match required_text(argument, name)? {
+        name if name.len() > NAME_BYTES => Err(Error::argument(argument, format!("it is longer than {NAME_BYTES} bytes"))),
+        name if name.chars().any(char::is_control) => Err(Error::argument(argument, "it contains a control character")),
+        name => Ok(name),
+    }
+}
+
+#[pg_extern(sql = false)]
+fn set_deployment(name: Option<&str>) {
+    or_raise(connect_to_change(|client| {
+        let name = database_name("name", name)?;
+        audit::take_turn(client, Chain::Catalog)?;
+        let old = Deployment::read(client)?.name;
+        raise_highest(client, statement_time())?;
+        know_cluster(client)?;
+        if old.as_deref() == Some(name) {
+            return Ok(());
+        }
+        client.update("UPDATE entitlements.deployment SET name = $1", None, &[name.into()])?;
+        let change = Change {
+            action: "name",
+            object: "deployment",
+            object_id: name.to_owned(),
+            old: old.map(|name| json!({ "name": name })),
+            new: Some(json!({ "name": name })),
+            reason: None,
+        };
+        audit::record(client, Chain::Catalog, &[change])
+    }));
+}

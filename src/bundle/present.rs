@@ -1,0 +1,125 @@
+//! What an issuer has granted here so far: the rows with its source, as they are believed now.
+
+use super::stated::{Exception, Terms};
+use crate::accounts::feature_override::Value;
+use crate::error::Error;
+use crate::row::{present, present_time};
+use entitlements_model::kind::Status;
+use entitlements_model::time::Time;
+use entitlements_model::timeline::Stretch;
+use pgrx::prelude::*;
+use pgrx::spi::{SpiClient, SpiHeapTupleData};
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+pub struct Row {
+    pub row_id: i64,
+    pub stretch: Stretch<Terms>,
+    pub recorded_at: Time,
+}
+
+pub struct PresentSubscription {
+    pub id: i64,
+    pub reference: Option<String>,
+    pub rows: Vec<Row>,
+}
+
+pub struct PresentOverride {
+    pub id: i64,
+    pub feature: i32,
+    pub exception: Exception<'static>,
+    pub starts_at: Time,
+}
+
+#[derive(Default)]
+pub struct PresentAccount {
+    pub id: i64,
+    pub subscriptions: Vec<PresentSubscription>,
+    pub overrides: Vec<PresentOverride>,
+}
+
+const SUBSCRIPTIONS: &str = "
+    SELECT account.key, held.account_id, held.id, held.source_ref, held.row_id, held.plan_id, held.plan_version_id, held.status,
+           held.quantity, held.starts_at, held.ends_at, held.term_starts_at, held.grace_until, held.recorded_at
+      FROM entitlements.subscriptions AS held
+      JOIN entitlements.accounts AS account ON account.id = held.account_id
+     WHERE held.source = $1 AND held.superseded_at IS NULL
+     ORDER BY held.account_id, held.id, held.starts_at, held.ends_at, held.row_id";
+
+const OVERRIDES: &str = "
+    SELECT account.key, exception.account_id, exception.id, exception.feature_id, exception.mode, exception.enabled,
+           exception.config::pg_catalog.text, exception.amount::pg_catalog.text, exception.reason, exception.expires_at, exception.starts_at
+      FROM entitlements.overrides AS exception
+      JOIN entitlements.accounts AS account ON account.id = exception.account_id
+     WHERE exception.source = $1 AND exception.ended_at IS NULL
+     ORDER BY exception.account_id, exception.feature_id";
+
+/// By the account's key.
+pub fn read(client: &SpiClient<'_>, source: &str) -> Result<HashMap<String, PresentAccount>, Error> {
+    let mut accounts: HashMap<String, PresentAccount> = HashMap::new();
+    for row in client.select(SUBSCRIPTIONS, None, &[source.into()])? {
+        let account = account_of(&mut accounts, &row)?;
+        let id = present(&row, 3)?;
+        if account.subscriptions.last().is_none_or(|last| last.id != id) {
+            account.subscriptions.push(PresentSubscription { id, reference: row.get(4)?, rows: Vec::with_capacity(1) });
+        }
+        account.subscriptions.last_mut().expect("one was just pushed").rows.push(stretch(&row)?);
+    }
+    for row in client.select(OVERRIDES, None, &[source.into()])? {
+        account_of(&mut accounts, &row)?.overrides.push(exception(&row)?);
+    }
+    Ok(accounts)
+}
+
+fn account_of<'a>(
+    accounts: &'a mut HashMap<String, PresentAccount>,
+    row: &SpiHeapTupleData<'_>,
+) -> Result<&'a mut PresentAccount, Error> {
+    let id = present(row, 2)?;
+    Ok(accounts.entry(present(row, 1)?).or_insert_with(|| PresentAccount { id, ..PresentAccount::default() }))
+}
+
+fn word<T: std::str::FromStr>(row: &SpiHeapTupleData<'_>, column: usize) -> Result<T, Error> {
+    let word: String = present(row, column)?;
+    word.parse().map_err(|_| Error::Internal(format!("an issuer's row has the unknown word {word}")))
+}
+
+fn stretch(row: &SpiHeapTupleData<'_>) -> Result<Row, Error> {
+    Ok(Row {
+        row_id: present(row, 5)?,
+        stretch: Stretch {
+            status: word::<Status>(row, 8)?,
+            starts_at: present_time(row, 10)?,
+            ends_at: present_time(row, 11)?,
+            term_starts_at: present_time(row, 12)?,
+            grace_until: row.get::<TimestampWithTimeZone>(13)?.map(Time::from),
+            terms: Terms { plan: present(row, 6)?, version: row.get(7)?, quantity: present(row, 9)? },
+        },
+        recorded_at: present_time(row, 14)?,
+    })
+}
+
+fn exception(row: &SpiHeapTupleData<'_>) -> Result<PresentOverride, Error> {
+    Ok(PresentOverride {
+        id: present(row, 3)?,
+        feature: present(row, 4)?,
+        exception: Exception {
+            mode: word(row, 5)?,
+            value: Value { enabled: row.get(6)?, config: row.get(7)?, amount: row.get(8)? },
+            reason: Cow::Owned(present(row, 9)?),
+            expires_at: present_time(row, 10)?,
+        },
+        starts_at: present_time(row, 11)?,
+    })
+}
+
+/// The ids of those accounts that are there.
+pub fn ids(client: &SpiClient<'_>, keys: Vec<&str>) -> Result<HashMap<String, i64>, Error> {
+    const IDS: &str = "SELECT account.key, account.id FROM pg_catalog.unnest($1) AS stated (key)
+        JOIN entitlements.accounts AS account ON account.key = stated.key";
+    let mut ids = HashMap::with_capacity(keys.len());
+    for row in client.select(IDS, None, &[keys.into()])? {
+        ids.insert(present(&row, 1)?, present(&row, 2)?);
+    }
+    Ok(ids)
+}
