@@ -4,8 +4,8 @@ PG ?= 15
 export PG
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-pg test-crates test-regress test-client test-docs test-reference test-pgspot \
-        bench lint install package clean distclean
+.PHONY: help setup build demo test test-pg test-crates test-regress test-client test-docs test-reference test-pgspot test-orm \
+        test-interop test-fuzz test-site fuzz bench lint install package clean distclean
 
 help: ## this list
 	@echo 'make TARGET [PG=15|16|17|18]      PostgreSQL $(PG) is selected'
@@ -49,6 +49,22 @@ test-reference: build ## docs/reference.md against the comments in the database
 test-pgspot: build ## the install script, for security holes
 	@scripts/test pgspot
 
+test-orm: build ## the recipes for ORMs and drivers, also through PgBouncer
+	@scripts/test orm
+
+test-interop: build ## our signed documents in other people's libraries, and theirs in ours
+	@scripts/setup interop
+	@scripts/test interop
+
+test-fuzz: ## every fuzz target for some seconds
+	@scripts/test fuzz
+
+test-site: package ## the steps of docker/ through the life of a site, in a Debian that debootstrap makes; needs root
+	@docker/prove
+
+fuzz: ## every fuzz target, an hour in all
+	@scripts/fuzz
+
 bench: build ## measurements on one PostgreSQL, with results in target/bench
 	@scripts/cluster stop
 	@SETTINGS='shared_buffers=4GB' scripts/cluster start
@@ -66,9 +82,9 @@ package: setup ## a tarball of the built extension in target/package
 	@scripts/build --package
 
 clean: ## stop and remove clusters and what cargo built; keep tools and servers
-	@for pg in 15 16 17 18; do scripts/cluster destroy $$pg; done
-	@rm -rf target/release target/debug target/test target/package
+	@for pg in 15 16 17 18; do scripts/cluster destroy $$pg; CLUSTER=meter scripts/cluster destroy $$pg; done
+	@rm -rf target/release target/debug target/test target/package target/orm/cargo
 
 distclean: clean ## also remove tools and servers
 	@test ! -L target/place || rm -rf "$$(readlink target/place)"
-	@rm -rf target
+	@rm -rf target tests/orm/*/node_modules

@@ -42,8 +42,9 @@ CREATE TEMP TABLE offers AS
 SELECT row_number() OVER (ORDER BY p.kind = 'addon', p.key) - 1 AS place, p.id AS plan_id,
     CASE WHEN p.kind = 'addon' OR NOT :latest THEN v.id END AS version_id
 FROM entitlements.plans p JOIN entitlements.plan_versions v ON v.plan_id = p.id;
-INSERT INTO entitlements.subscriptions (row_id, id, account_id, plan_id, plan_version_id, status, quantity, starts_at, source, recorded_at, recorded_by)
-SELECT i + 1, i + 1, i % :everybody + 1, plan_id, version_id, 'active', 1, now() - interval '1 day' * (:held - place), 'bench', now(), 'bench'
+INSERT INTO entitlements.subscriptions (row_id, id, account_id, plan_id, plan_version_id, status, quantity, starts_at, term_starts_at, source, recorded_at, recorded_by)
+SELECT i + 1, i + 1, i % :everybody + 1, plan_id, version_id, 'active', 1, now() - interval '1 day' * (:held - place),
+    now() - interval '1 day' * (:held - place), 'bench', now(), 'bench'
 FROM generate_series(0, :held * :everybody::bigint - 1) i JOIN offers ON place = i / :everybody;
 
 ALTER TABLE entitlements.subscriptions ADD PRIMARY KEY (row_id);

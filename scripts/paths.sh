@@ -56,7 +56,7 @@ place() {
 }
 
 server_dir() { echo "$(place)/pg/$PG"; }
-cluster_dir() { echo "$(place)/cluster-$PG"; }
+cluster_dir() { echo "$(place)/cluster-$PG${CLUSTER:+-$CLUSTER}"; }
 
 # The server's own pg_config; PG_CONFIG in the environment is for `install` and `package` alone.
 throwaway_pg_config() { echo "$(server_dir)/bin/pg_config"; }

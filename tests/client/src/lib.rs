@@ -2,8 +2,15 @@
 //! and assertions on SQLSTATE.
 //!
 //! The server is named by the usual variables PGHOST, PGPORT and PGUSER (`scripts/cluster env` prints them); the user must
-//! be a superuser. Tests of a hot standby need STANDBY_PGHOST and STANDBY_PGPORT too. Each test makes its own database and
+//! be a superuser. Tests of a hot standby need STANDBY_PGHOST and STANDBY_PGPORT too, tests of shared memory PRELOADED_PGHOST
+//! and PRELOADED_PGPORT: a server with the library in shared_preload_libraries. Each test makes its own database and
 //! drops it at the end, so tests run side by side.
+
+pub mod cluster;
+
+mod party;
+
+pub use party::Party;
 
 use postgres::error::DbError;
 use postgres::types::ToSql;
@@ -22,33 +29,66 @@ fn server() -> Config {
     config
 }
 
+/// Another server's address, by variables that start with a prefix and that a script sets.
+fn server_named(prefix: &str, script: &str) -> Config {
+    let variable = |name: &str| {
+        let name = format!("{prefix}{name}");
+        env::var(&name).unwrap_or_else(|_| panic!("{name} names a server (see {script})"))
+    };
+    let mut config = Config::new();
+    config.host(&variable("PGHOST"));
+    config.port(variable("PGPORT").parse().expect("it is a port number"));
+    config.user(&user());
+    config
+}
+
 fn user() -> String {
     env::var("PGUSER").unwrap_or_else(|_| "postgres".to_owned())
 }
 
 /// A database of the test's own with the extension created in it; dropped with the value.
 pub struct Database {
+    server: Config,
     name: String,
 }
 
 impl Database {
     /// A new database with the extension.
     pub fn new() -> Self {
-        let database = Self::bare();
+        Self::on(server())
+    }
+
+    /// The same on another server.
+    pub fn on(server: Config) -> Self {
+        let database = Self::bare_on(server);
         database.connect().batch_execute("CREATE EXTENSION entitlements").expect("the extension installs");
         database
     }
 
+    /// The same on the server that has preloaded the library.
+    pub fn preloaded() -> Self {
+        Self::on(server_named("PRELOADED_", "scripts/cluster preloaded"))
+    }
+
     /// A new database without the extension.
     pub fn bare() -> Self {
+        Self::bare_on(server())
+    }
+
+    fn bare_on(server: Config) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("entitlements_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let mut client = server().dbname("postgres").connect(NoTls).expect("the test server accepts connections");
+        let mut client = server.clone().dbname("postgres").connect(NoTls).expect("the test server accepts connections");
         client.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).expect("a leftover can be dropped");
         client
             .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'"))
             .expect("a database can be created");
-        Self { name }
+        Self { server, name }
+    }
+
+    /// From now on the database is that of another server, which has taken over.
+    pub fn move_to(&mut self, server: Config) {
+        self.server = server;
     }
 
     pub fn name(&self) -> &str {
@@ -62,12 +102,8 @@ impl Database {
 
     /// How to reach this database on the hot standby that STANDBY_PGHOST and STANDBY_PGPORT name.
     pub fn standby_config(&self) -> Config {
-        let variable =
-            |name: &str| env::var(name).unwrap_or_else(|_| panic!("{name} names a standby (see scripts/cluster standby)"));
-        let mut config = Config::new();
-        config.host(&variable("STANDBY_PGHOST"));
-        config.port(variable("STANDBY_PGPORT").parse().expect("STANDBY_PGPORT is a port number"));
-        config.user(&user()).dbname(&self.name);
+        let mut config = server_named("STANDBY_", "scripts/cluster standby");
+        config.dbname(&self.name);
         config
     }
 
@@ -78,7 +114,7 @@ impl Database {
 
     /// How to reach this database.
     pub fn config(&self) -> Config {
-        let mut config = server();
+        let mut config = self.server.clone();
         config.dbname(&self.name);
         config
     }
@@ -92,8 +128,50 @@ impl Default for Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        if let Ok(mut client) = server().dbname("postgres").connect(NoTls) {
+        if let Ok(mut client) = self.server.clone().dbname("postgres").connect(NoTls) {
             let _ = client.batch_execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name));
+        }
+    }
+}
+
+/// A role that may connect and nothing else; dropped at the end, after its database.
+pub struct Role {
+    name: String,
+    database: Option<Database>,
+}
+
+impl Role {
+    /// With the database that it is for.
+    pub fn new(database: Database) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("entitlements_role_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        database.connect().batch_execute(&format!("DROP ROLE IF EXISTS {name}; CREATE ROLE {name} LOGIN")).unwrap();
+        Self { name, database: Some(database) }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn database(&self) -> &Database {
+        self.database.as_ref().expect("it lasts as long as the role")
+    }
+
+    pub fn connect(&self) -> Client {
+        self.database().connect_as(&self.name)
+    }
+
+    pub fn grant(&self, privilege: &str) {
+        self.database().connect().batch_execute(&format!("GRANT {privilege} TO {}", self.name)).unwrap();
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        let mut config = self.database().config();
+        drop(self.database.take());
+        if let Ok(mut client) = config.dbname("postgres").connect(NoTls) {
+            let _ = client.batch_execute(&format!("DROP ROLE {}", self.name));
         }
     }
 }

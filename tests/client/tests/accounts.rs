@@ -427,6 +427,32 @@ fn renewal_extends_from_the_old_end_or_from_now() {
 }
 
 #[test]
+fn each_row_knows_when_its_term_began() {
+    standing_still(|client| {
+        let subscription = subscribe(client, -10, 5);
+        done(client, &format!("change_subscription({subscription}, plan => 'free', at => now() - interval '3 days')"));
+        run(client, &format!("SELECT entitlements.renew_subscription({subscription}, now() + interval '35 days')"));
+        done(client, &format!("change_subscription({subscription}, quantity => 2, at => now() + interval '20 days')"));
+        let terms = |client: &mut Client, subscription: i64| -> Vec<String> {
+            one(
+                client,
+                "SELECT array_agg(concat(extract(day FROM starts_at - now()), ' of ', extract(day FROM term_starts_at - now()))
+                     ORDER BY starts_at)
+                 FROM entitlements.subscriptions WHERE id = $1 AND superseded_at IS NULL",
+                &[&subscription],
+            )
+        };
+        assert_eq!(terms(client, subscription), ["-10 of -10", "-3 of -10", "5 of 5", "20 of 5"]);
+
+        let tried: i64 = id(
+            client,
+            "subscribe('acme', 'team', starts_at => now() - interval '2 days', trial_until => now() + interval '5 days')",
+        );
+        assert_eq!(terms(client, tried), ["-2 of -2", "5 of -2"]);
+    });
+}
+
+#[test]
 fn renewal_needs_an_end_and_a_later_one() {
     let database = Database::new();
     let mut client = stage(&database);

@@ -62,11 +62,11 @@ fn hold(client: &mut Client, account: &str, plan: &str, version: Option<i32>) ->
         .unwrap();
     one(
         client,
-        "INSERT INTO entitlements.subscriptions (id, account_id, plan_id, plan_version_id, status, quantity, starts_at, source,
-             recorded_at, recorded_by)
+        "INSERT INTO entitlements.subscriptions (id, account_id, plan_id, plan_version_id, status, quantity, starts_at,
+             term_starts_at, source, recorded_at, recorded_by)
          SELECT nextval('entitlements.subscription_ids'), account.id, plan.id,
              (SELECT id FROM entitlements.plan_versions WHERE plan_id = plan.id AND version = $3), 'active', 2,
-             now() - interval '1 hour', 'manual', now(), 'test'
+             now() - interval '1 hour', now() - interval '1 hour', 'manual', now(), 'test'
          FROM entitlements.accounts AS account, entitlements.plans AS plan
          WHERE account.key = $1 AND plan.key = $2
          RETURNING id",
@@ -221,6 +221,75 @@ fn what_changes_in_place_and_what_is_archived() {
 }
 
 #[test]
+fn how_usage_is_metered_becomes_rows() {
+    let (_database, mut client) = product();
+    let metered = r#"{"features": {
+        "answers": {"kind": "quota", "draws_on": {"feature": "credits", "cost": 2.5}},
+        "credits": {"kind": "quota", "period": "1 month", "rollover": {"max": "unlimited", "windows": 3}, "ledger": true},
+        "images": {"kind": "quota", "draws_on": {"feature": "minutes"}, "anchor": "renewal", "rollover": {"max": 500}},
+        "seats": {"lease": "15 minutes", "linger": "PT5M"},
+        "calls": {"kind": "rate", "period": "1 second", "store": "shared"},
+        "logins": {"kind": "rate", "period": "1 second"}}}"#;
+    assert_eq!(
+        apply(&mut client, metered),
+        [
+            "create feature calls",
+            "create feature credits",
+            "create feature logins",
+            "update feature seats",
+            "create feature answers",
+            "create feature images",
+        ]
+    );
+    assert_eq!(apply(&mut client, metered), [""; 0]);
+    let rows = |client: &mut Client| -> Vec<String> {
+        one(
+            client,
+            "SELECT array_agg(concat_ws(' ', feature.key, 'draws ' || pool.key || ' ×' || feature.cost,
+                 'rolls ' || feature.rollover || ' ×' || feature.rollover_windows, CASE WHEN feature.ledger THEN 'ledger' END,
+                 'lease ' || feature.lease, 'linger ' || feature.linger, feature.store) ORDER BY feature.key)
+             FROM entitlements.features AS feature
+             LEFT JOIN entitlements.features AS pool ON pool.id = feature.draws_on
+             WHERE feature.kind IN ('quota', 'allocation', 'rate')",
+            &[],
+        )
+    };
+    assert_eq!(
+        rows(&mut client),
+        [
+            "answers draws credits ×2.5",
+            "calls shared",
+            "credits rolls Infinity ×3 ledger",
+            "images draws minutes ×1 rolls 500 ×1",
+            "logins table",
+            "minutes",
+            "seats lease 00:15:00 linger 00:05:00",
+        ]
+    );
+    // The pool and what draws on it change places, and everything else goes back to its default.
+    let turned = r#"{"features": {
+        "answers": {"draws_on": null}, "credits": {"rollover": null, "ledger": false, "draws_on": {"feature": "answers"}},
+        "images": {"kind": "flag"}, "minutes": {"draws_on": {"feature": "answers", "cost": 0.1}},
+        "seats": {"lease": null, "linger": null}, "calls": {"store": null}}}"#;
+    apply(&mut client, turned);
+    assert_eq!(
+        rows(&mut client),
+        ["answers", "calls table", "credits draws answers ×1", "logins table", "minutes draws answers ×0.1", "seats"]
+    );
+    let document =
+        r#"{"features": {"answers": {"kind": "flag"}, "other": {"kind": "quota", "draws_on": {"feature": "credit"}}}}"#;
+    let error = refused_with(&mut client, "NE008", "SELECT * FROM entitlements.apply_catalog($1::text)", &[&document]);
+    assert_eq!(
+        faults(&error),
+        [
+            "$.features.answers.kind 'credits' draws on the feature, so it stays a quota",
+            "$.features.answers.kind 'minutes' draws on the feature, so it stays a quota",
+            "$.features.other.draws_on.feature unknown feature; nearest: credits",
+        ]
+    );
+}
+
+#[test]
 fn a_dry_run_gives_the_same_rows_and_writes_nothing() {
     let database = Database::new();
     let mut client = database.connect();
@@ -266,7 +335,12 @@ fn an_export_states_the_catalog_whole_and_exactly() {
     apply(
         &mut client,
         r#"{"features": {"bytes": {"kind": "allocation"}, "api-calls": {"kind": "rate", "period": "1 day 02:03:04.000005", "burst": 7.5},
-                "wide": {"kind": "config"}, "credits": {"kind": "quota", "anchor": "renewal"}, "old": {"kind": "flag", "archived": true}},
+                "wide": {"kind": "config"}, "old": {"kind": "flag", "archived": true},
+                "credits": {"kind": "quota", "anchor": "renewal", "rollover": {"max": 0.000000001, "windows": 120}, "ledger": true},
+                "answers": {"kind": "quota", "period": "P1Y2M3DT4H", "rollover": {"max": "unlimited"},
+                    "draws_on": {"feature": "credits", "cost": 999999999999999999.999999999}},
+                "desks": {"kind": "allocation", "lease": "1 month 2 days 03:04:05.000006", "linger": "PT5M"},
+                "hits": {"kind": "rate", "period": "1 second", "store": "shared"}},
             "plans": {"team": {"features": {"seats": null, "bytes": 999999999999999999.999999999, "api-calls": "unlimited",
                 "wide": {"deep": [1e2, 0.10, "\u00e9\"\\", null, {"n": 123456789012345678901234567890}]}}},
                 "extra": {"archived": true, "name": "More minutes"}}}"#,
@@ -278,6 +352,7 @@ fn an_export_states_the_catalog_whole_and_exactly() {
     let exported: String = one(&mut client, "SELECT entitlements.export_catalog()::text", &[]);
     assert!(exported.contains("999999999999999999.999999999"), "{exported}");
     assert!(exported.contains("123456789012345678901234567890"), "{exported}");
+    assert!(exported.contains("1 month 2 days 3 hours 4 minutes 5 seconds 6 microseconds"), "{exported}");
     assert_eq!(apply(&mut client, &exported), [""; 0]);
 
     let elsewhere = Database::new();
@@ -930,6 +1005,16 @@ fn a_migration_begins_when_it_is_told_to() {
     assert_eq!(stretches(&mut client, lapsed), ["v1 past_due -1…3 grace 1", "v2 past_due 3…9"]);
     assert_eq!(stretches(&mut client, grace), ["v1 past_due -1…1 grace 12"]);
     assert_eq!(value_of(&mut client, "open", "minutes"), json!(3000));
+}
+
+#[test]
+fn a_migration_keeps_the_terms() {
+    let (_database, mut client) = three_versions();
+    let id = hold(&mut client, "acme", "team", Some(1));
+    client.query("SELECT entitlements.migrate_subscriptions('team', 1, 2, at => now() + interval '3 hours')", &[]).unwrap();
+    let terms = "SELECT array_agg(round(extract(epoch FROM term_starts_at - clock_timestamp()) / 3600)::int ORDER BY row_id)
+        FROM entitlements.subscriptions WHERE id = $1";
+    assert_eq!(one::<Vec<i32>>(&mut client, terms, &[&id]), [-1, -1, -1]);
 }
 
 #[test]

@@ -1,50 +1,12 @@
 //! Who may do what: nobody anything, until it is granted; and whoever is granted something cannot lead it astray.
 
-use entitlements_client_tests::{Database, one, refused_with};
-use postgres::{Client, NoTls, SimpleQueryMessage};
+use entitlements_client_tests::{Database, Role, one, refused_with};
+use postgres::{Client, SimpleQueryMessage};
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 const SNAPSHOT: &str = include_str!("../snapshot.sql");
 const EXPECTED: &str = include_str!("../privileges.txt");
 const EXPECTED_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/privileges.txt");
-
-/// A role that may connect and nothing else; dropped at the end, after its database.
-struct Role {
-    name: String,
-    database: Option<Database>,
-}
-
-impl Role {
-    fn new(database: Database) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let name = format!("entitlements_role_{}_{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        database.connect().batch_execute(&format!("DROP ROLE IF EXISTS {name}; CREATE ROLE {name} LOGIN")).unwrap();
-        Self { name, database: Some(database) }
-    }
-
-    fn database(&self) -> &Database {
-        self.database.as_ref().expect("it lasts as long as the role")
-    }
-
-    fn connect(&self) -> Client {
-        self.database().connect_as(&self.name)
-    }
-
-    fn grant(&self, privilege: &str) {
-        self.database().connect().batch_execute(&format!("GRANT {privilege} TO {}", self.name)).unwrap();
-    }
-}
-
-impl Drop for Role {
-    fn drop(&mut self) {
-        let mut config = self.database().config();
-        drop(self.database.take());
-        if let Ok(mut client) = config.dbname("postgres").connect(NoTls) {
-            let _ = client.batch_execute(&format!("DROP ROLE {}", self.name));
-        }
-    }
-}
 
 fn lines(client: &mut Client, sql: &str) -> Vec<String> {
     client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
@@ -154,7 +116,7 @@ fn a_granted_function_works_without_any_privilege_on_tables() {
     refused_with(&mut client, "42501", "SELECT entitlements.unblock('acme', 'fraud', 'no')", &[]);
     refused_with(&mut client, "42501", "SELECT FROM entitlements.blocks", &[]);
     let author: String = one(&mut owner, "SELECT created_by FROM entitlements.blocks", &[]);
-    assert_eq!(author, role.name, "the author is who called, not the owner");
+    assert_eq!(author, role.name(), "the author is who called, not the owner");
 }
 
 /// Only the owner of its tables may keep the extension's records as they were.

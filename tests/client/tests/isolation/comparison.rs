@@ -121,12 +121,12 @@ const FUNCTIONS: &str = "
     #variable_conflict use_column
     BEGIN
         INSERT INTO entitlements.subscriptions (id, account_id, plan_id, plan_version_id, status, quantity, starts_at, ends_at,
-                grace_until, source, recorded_at, recorded_by)
+                term_starts_at, grace_until, source, recorded_at, recorded_by)
             SELECT nextval('entitlements.subscription_ids'), account.id, plan.id,
                 CASE WHEN NOT $3 THEN
                     (SELECT id FROM entitlements.plan_versions WHERE plan_id = plan.id ORDER BY version DESC LIMIT 1) END,
                 $4, 2, '2020-01-01', CASE WHEN $4 = 'past_due' THEN '2021-01-01' ELSE $5 END,
-                CASE WHEN $4 = 'past_due' THEN $5 END, 'test', now(), 'test'
+                '2020-01-01', CASE WHEN $4 = 'past_due' THEN $5 END, 'test', now(), 'test'
             FROM entitlements.accounts account, entitlements.plans plan WHERE account.key = $1 AND plan.key = $2;
     END $$;
     CREATE FUNCTION test.unsubscribe(name text) RETURNS void LANGUAGE plpgsql AS $$

@@ -212,8 +212,8 @@ fn an_extension_created_again_is_another_one() {
             INSERT INTO entitlements.plan_features (plan_version_id, feature_id, kind, enabled) VALUES (1, 1, 'flag', {flag});
             INSERT INTO entitlements.accounts (key, created_at) VALUES ('a0', now());
             INSERT INTO entitlements.subscriptions (id, account_id, plan_id, plan_version_id, status, quantity, starts_at,
-                    source, recorded_at, recorded_by)
-                VALUES (1, 1, 1, 1, 'active', 1, '2020-01-01', 'test', now(), 'test')"
+                    term_starts_at, source, recorded_at, recorded_by)
+                VALUES (1, 1, 1, 1, 'active', 1, '2020-01-01', '2020-01-01', 'test', now(), 'test')"
         )
     };
     const ASK: &str = "SELECT entitlements.entitled('a0', 'flag')";
@@ -509,10 +509,10 @@ fn a_memo_too_small_for_its_accounts_answers_the_same() {
     let (_comparison, mut session) = granted();
     session.run(
         "INSERT INTO entitlements.accounts (key, created_at) SELECT 'many' || n, now() FROM generate_series(1, 10000) n;
-        INSERT INTO entitlements.subscriptions (id, account_id, plan_id, plan_version_id, status, quantity, starts_at, source,
-                recorded_at, recorded_by)
+        INSERT INTO entitlements.subscriptions (id, account_id, plan_id, plan_version_id, status, quantity, starts_at,
+                term_starts_at, source, recorded_at, recorded_by)
             SELECT nextval('entitlements.subscription_ids'), account.id, version.plan_id, version.id, 'active', 1, '2020-01-01',
-                'test', now(), 'test'
+                '2020-01-01', 'test', now(), 'test'
             FROM entitlements.accounts account JOIN entitlements.plan_versions version ON version.plan_id = 1 + account.id % 3
             WHERE account.key LIKE 'many%' AND account.id % 4 <> 0;
         ANALYZE",
