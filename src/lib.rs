@@ -43,7 +43,8 @@ extension_sql_file!("../sql/85_operations.sql", name = "85_operations", requires
 extension_sql_file!("../sql/86_bundles.sql", name = "86_bundles", requires = ["85_operations"]);
 extension_sql_file!("../sql/87_licences.sql", name = "87_licences", requires = ["86_bundles"]);
 extension_sql_file!("../sql/88_access.sql", name = "88_access", requires = ["87_licences"]);
-extension_sql_file!("../sql/90_privileges.sql", name = "90_privileges", requires = ["88_access"]);
+extension_sql_file!("../sql/89_change_marks.sql", name = "89_change_marks", requires = ["88_access"]);
+extension_sql_file!("../sql/90_privileges.sql", name = "90_privileges", requires = ["89_change_marks"]);
 
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {

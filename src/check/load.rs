@@ -1,16 +1,18 @@
 //! Reading what decides about an account: its rows and its ancestors', the plan versions they name, the features.
 
+use super::answers::{AccountName, Answers, Credit};
 use super::enforcement::Enforcement;
 use crate::error::Error;
 use crate::meter::feature::Feature as MeteredFeature;
 use crate::pg::relations::{
-    Relations, account, account_entry, block, exception, feature, plan_feature, plan_version, subscription,
+    Relations, account, account_entry, block, credit, exception, feature, plan_feature, plan_version, subscription,
     subscription_entry,
 };
 use crate::pg::scan::{Condition, Order, Row, Version, scan, scan_covered, scan_if_any};
 use crate::pg::snapshot::ActiveSnapshot;
 use entitlements_model::key::FeatureKey;
 use entitlements_model::kind::{Combine, Kind, OverrideMode, PlanKind, Status};
+use entitlements_model::period::Period;
 use entitlements_model::plan::{FeatureId, PlanId, PlanVersion, PlanVersionId, Value};
 use entitlements_model::resolve::{self, Block, Entitlement, Feature, Holder, Override, Plans, Subscription};
 use entitlements_model::suggest;
@@ -18,6 +20,7 @@ use entitlements_model::time::Time;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 use std::str::FromStr;
 
 /// More generations of parents than define_account allows: a longer chain of rows was not written by the extension.
@@ -61,8 +64,15 @@ pub struct Catalog {
     bare: Vec<PlanVersionId>,
     latest: HashMap<PlanId, Option<PlanVersionId>, RandomState>,
     /// By key, as they were seen last.
-    features: HashMap<Box<[u8]>, (Version, MeteredFeature), RandomState>,
+    features: HashMap<Box<[u8]>, SeenFeature, RandomState>,
     size: usize,
+}
+
+struct SeenFeature {
+    version: Version,
+    /// What is remembered at present is of a snapshot that shows the version.
+    is_present: bool,
+    feature: MeteredFeature,
 }
 
 /// Bytes that a version takes without its features, roughly.
@@ -82,14 +92,16 @@ impl Catalog {
         self.size = 0;
     }
 
-    /// A feature as it was seen last, to be used if that version is shown.
-    pub fn feature(&self, key: &[u8]) -> Option<&(Version, MeteredFeature)> {
-        self.features.get(key)
+    /// A feature that was seen before, if `is_shown` says so of its version. It is asked once for what is remembered at present.
+    pub fn feature(&mut self, key: &[u8], is_shown: impl FnOnce(Version) -> bool) -> Option<&MeteredFeature> {
+        let seen = self.features.get_mut(key)?;
+        seen.is_present = seen.is_present || is_shown(seen.version);
+        seen.is_present.then_some(&seen.feature)
     }
 
     pub fn keep_feature(&mut self, key: &[u8], version: Version, feature: MeteredFeature) {
-        if self.features.insert(key.into(), (version, feature)).is_none() {
-            self.size += 2 * key.len() + size_of::<(Version, MeteredFeature)>() + 64;
+        if self.features.insert(key.into(), SeenFeature { version, is_present: true, feature }).is_none() {
+            self.size += 2 * key.len() + size_of::<SeenFeature>() + 64;
         }
     }
 
@@ -99,6 +111,7 @@ impl Catalog {
             self.size -= SIZE_OF_VERSION;
         }
         self.latest.clear();
+        self.features.values_mut().for_each(|seen| seen.is_present = false);
     }
 }
 
@@ -113,6 +126,9 @@ pub struct Reader<'a> {
     pub relations: Relations,
     pub snapshot: ActiveSnapshot,
     pub catalog: &'a mut Catalog,
+    pub(super) answers: &'a mut Answers,
+    /// When what is in the answers was read last.
+    pub(super) read_at: &'a mut Time,
     /// At the time of the statement.
     pub enforcement: &'a Enforcement,
 }
@@ -129,6 +145,54 @@ pub fn word<T: FromStr, const COLUMNS: usize>(row: &Row<'_, COLUMNS>, column: us
 }
 
 impl Reader<'_> {
+    /// The account with the rows that are in force at `now`, the time of the statement, or later. Remembered.
+    pub fn present_account(&mut self, name: AccountName<'_>, now: Time) -> Result<Rc<Account>, Error> {
+        if let Some(known) = self.answers.account(name, now) {
+            return Ok(known);
+        }
+        let account = Rc::new(self.account(&name.to_key(), Some(now))?);
+        let (_, until) = resolve::stable_period(&account.lineage, now);
+        self.answers.keep(name, Rc::clone(&account), until.min(self.enforcement.until));
+        *self.read_at = now;
+        Ok(account)
+    }
+
+    /// The credits of an account and feature that are there at `now`, the time of the statement, or later. Remembered.
+    pub fn present_credits(&mut self, account: i64, feature: i32, now: Time) -> Rc<[Credit]> {
+        if let Some(known) = self.answers.credits(account, feature) {
+            return known;
+        }
+        let credits: Rc<[Credit]> = self.credits(account, feature, now).into();
+        self.answers.keep_credits(account, feature, Rc::clone(&credits));
+        *self.read_at = now;
+        credits
+    }
+
+    /// The credits of an account and feature that end after `since`.
+    pub fn credits(&self, account: i64, feature: i32, since: Time) -> Vec<Credit> {
+        let conditions = [
+            Condition::Int8Is(credit::ACCOUNT_ID, account),
+            Condition::Int4Is(credit::FEATURE_ID, feature),
+            Condition::After(credit::EXPIRES_AT, since),
+        ];
+        let mut credits = Vec::new();
+        scan(&self.relations.credits, &conditions, Order::Any, self.snapshot, |row| {
+            credits.push(Credit {
+                id: present(row.int8(credit::ID)),
+                amount: present(row.allowance(credit::AMOUNT)),
+                priority: present(row.int4(credit::PRIORITY)),
+                starts_at: present(row.time(credit::STARTS_AT)),
+                expires_at: present(row.time(credit::EXPIRES_AT)),
+                period: row.interval(credit::PERIOD).map(|(months, days, micros)| {
+                    Period::new(months.into(), days.into(), micros).expect("periods were checked when they were written")
+                }),
+                source: present(row.text(credit::SOURCE, |source| source.into())),
+            });
+            ControlFlow::Continue(())
+        });
+        credits
+    }
+
     /// The account with this key and the rows that are still in force after `since`; with None also those that have ended.
     pub fn account(&mut self, key: &[u8], since: Option<Time>) -> Result<Account, Error> {
         let mut found = None;

@@ -1,9 +1,13 @@
 //! What this backend remembers of the present snapshot, so that a check inside a query costs tens of nanoseconds.
 //!
-//! Invariant: everything here except what `catalog` keeps for good was read with a snapshot of the content that `snapshot` holds,
-//! by a transaction in the same state. Whenever that can no longer be said (another content, a transaction that wrote or was serializable has
-//! ended, a subtransaction was rolled back, a relation was changed) the memo is emptied before the next answer. So an
-//! answer is what a join over the tables gives in the same statement, never staler and never newer.
+//! Invariant: everything here except what `catalog` keeps for good is what a snapshot of the content that `snapshot` holds shows to
+//! a transaction in the same state. So an answer is what a join over the tables gives in the same statement, never staler and
+//! never newer.
+//!
+//! When the content is another one, what the new snapshot shows anew is looked up among the marks that every change leaves (see
+//! `pg::change_mark`): the accounts that they name are forgotten, and the rest holds. Where that cannot be told (an older snapshot, a
+//! transaction that has changed something itself or is serializable, a relation that was changed, a mark for all accounts) the
+//! memo is emptied before the next answer.
 //!
 //! Nothing is tagged with a generation counter of its own: such a tag says when something was read, not what the reader saw.
 //!
@@ -14,18 +18,21 @@
 use super::answers::{AccountName, Answers, FeatureSlot};
 use super::enforcement::Enforcement;
 use super::functions::Answer;
-use super::load::{Account, Catalog, Reader};
+use super::load::{Account, Catalog, Reader, present};
 use crate::error::Error;
 use crate::pg::backend::BackendLocal;
-use crate::pg::callbacks::{MEMO_EXPIRED, RELATIONS_CHANGED};
-use crate::pg::relations::{self, Relations};
+use crate::pg::callbacks::{CHANGED_HERE, MEMO_EXPIRED, RELATIONS_CHANGED};
+use crate::pg::change_mark::EVERY_ACCOUNT;
+use crate::pg::relations::{self, Relations, change_mark};
+use crate::pg::scan::{Condition, Order, scan};
 use crate::pg::settings;
-use crate::pg::snapshot::{ActiveSnapshot, SnapshotKey, statement_time};
+use crate::pg::snapshot::{ActiveSnapshot, News, SnapshotKey, statement_time};
 use entitlements_model::key::FeatureKey;
 use entitlements_model::resolve::{self, Feature};
 use entitlements_model::time::Time;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+use std::ops::ControlFlow;
 
 /// This backend's memo.
 pub static MEMO: BackendLocal<Memo> = BackendLocal::new(Memo::new);
@@ -55,6 +62,9 @@ const ESTIMATE_SERVES: Time = 60_000_000;
 /// Accounts that are looked at for an estimate.
 const SAMPLE: i64 = 64;
 
+/// More changed accounts than this are not worth forgetting one by one.
+const MOST_CHANGED: usize = 1000;
+
 /// A share of accounts, and when it was estimated.
 struct Estimate {
     share: f64,
@@ -63,6 +73,8 @@ struct Estimate {
 
 pub struct Memo {
     snapshot: SnapshotKey,
+    /// Room for the content of the next one.
+    next_snapshot: SnapshotKey,
     /// Counts the times that the memo was emptied, from 1.
     generation: u64,
     relations: Option<Relations>,
@@ -76,15 +88,15 @@ pub struct Memo {
     enforcement: Enforcement,
     /// Shares of accounts by feature key. Guesses for the planner, not bound to a snapshot.
     estimates: HashMap<Box<[u8]>, Estimate, RandomState>,
-    /// Bytes in use, roughly; past `most` the memo starts anew.
+    /// Bytes in use without answers and catalog, roughly.
     size: usize,
-    most: usize,
 }
 
 impl Memo {
     fn new() -> Self {
         Self {
             snapshot: SnapshotKey::default(),
+            next_snapshot: SnapshotKey::default(),
             generation: 1,
             relations: None,
             answers: Answers::default(),
@@ -95,7 +107,6 @@ impl Memo {
             enforcement: Enforcement::unknown(),
             estimates: HashMap::default(),
             size: 0,
-            most: 0,
         }
     }
 
@@ -113,21 +124,72 @@ impl Memo {
 
     #[cold]
     fn compare(&mut self, snapshot: ActiveSnapshot, now: Time) {
+        self.follow_relations();
         let expired = MEMO_EXPIRED.is_raised();
         MEMO_EXPIRED.lower();
-        let other_snapshot = !self.snapshot.replace(snapshot);
-        self.most = settings::memo_size();
-        if self.size > self.most {
-            self.catalog.forget_versions();
-            self.empty();
-        } else if expired || other_snapshot || now < self.read_at {
+        if !self.snapshot.recognises(snapshot) {
+            self.next_snapshot.copy(snapshot);
+            if !expired && now >= self.read_at && !self.catch_up(snapshot) {
+                self.empty();
+            }
+            std::mem::swap(&mut self.snapshot, &mut self.next_snapshot);
+        }
+        if expired || now < self.read_at {
             self.empty();
         }
+        // Taking a lock may have told of a change.
+        if RELATIONS_CHANGED.is_raised() {
+            self.follow_relations();
+        }
+        self.make_room();
+    }
+
+    fn follow_relations(&mut self) {
         if relations::have_changed() {
             self.relations = None;
             self.catalog.forget_versions();
             self.estimates.clear();
             self.empty();
+        }
+    }
+
+    /// Forgets what the next snapshot shows otherwise than the present one. False where that is to be everything.
+    fn catch_up(&mut self, snapshot: ActiveSnapshot) -> bool {
+        let since = match self.snapshot.news_in(&self.next_snapshot) {
+            _ if CHANGED_HERE.is_raised() => return false,
+            News::Unknown => return false,
+            News::None => return true,
+            News::Since(transaction) => transaction,
+        };
+        let Ok(relations) = Relations::current(&mut self.relations) else { return false };
+        if !relations.changes_are_marked {
+            return false;
+        }
+        let mut changed = Vec::new();
+        let condition = [Condition::Int8AtLeast(change_mark::TRANSACTION_ID, since as i64)];
+        scan(&relations.change_marks, &condition, Order::Any, snapshot, |mark| {
+            if !self.snapshot.shows(present(mark.int8(change_mark::TRANSACTION_ID)) as u64) {
+                changed.push(present(mark.int8(change_mark::ACCOUNT_ID)));
+            }
+            if changed.len() <= MOST_CHANGED { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        if changed.len() > MOST_CHANGED || changed.contains(&EVERY_ACCOUNT) {
+            return false;
+        }
+        changed.into_iter().for_each(|account| self.answers.forget(account));
+        true
+    }
+
+    fn make_room(&mut self) {
+        let most = settings::memo_size();
+        let in_use = |memo: &Self| memo.size + memo.answers.size() + memo.catalog.size();
+        if in_use(self) > most {
+            self.answers.forget_rows();
+            // Almost full of answers it would make room again and again.
+            if in_use(self) > most - most / 4 {
+                self.catalog.forget_versions();
+                self.empty();
+            }
         }
     }
 
@@ -139,7 +201,7 @@ impl Memo {
         self.catalog.forget_snapshot();
         self.enforcement = Enforcement::unknown();
         self.generation += 1;
-        self.size = self.catalog.size();
+        self.size = 0;
     }
 
     fn reader(&mut self, snapshot: ActiveSnapshot) -> Result<Reader<'_>, Error> {
@@ -148,7 +210,14 @@ impl Memo {
         if !self.enforcement.holds_at(now) {
             self.enforcement = Enforcement::at_present(&relations, snapshot, now);
         }
-        Ok(Reader { relations, snapshot, catalog: &mut self.catalog, enforcement: &self.enforcement })
+        Ok(Reader {
+            relations,
+            snapshot,
+            catalog: &mut self.catalog,
+            answers: &mut self.answers,
+            read_at: &mut self.read_at,
+            enforcement: &self.enforcement,
+        })
     }
 
     /// The feature of a call, looked up at its first row or when it changes.
@@ -210,7 +279,6 @@ impl Memo {
             && !RELATIONS_CHANGED.is_raised()
             && self.snapshot.looks_like(snapshot)
             && self.read_at <= now
-            && self.size <= self.most
     }
 
     /// The slow way: reads the account unless it is remembered, and resolves the feature.
@@ -223,17 +291,10 @@ impl Memo {
         snapshot: ActiveSnapshot,
     ) -> Result<bool, Error> {
         let feature = self.features[slot.0 as usize];
-        if self.answers.account(name, now).is_none() {
-            let catalog_before = self.catalog.size();
-            let account = self.reader(snapshot)?.account(&name.to_key(), Some(now))?;
-            let (_, until) = resolve::stable_period(&account.lineage, now);
-            let until = until.min(self.enforcement.until);
-            self.size += self.answers.keep(name, account, until) + (self.catalog.size() - catalog_before);
-            self.read_at = now;
-        }
-        let account = self.answers.account(name, now).expect("the account was just read");
+        let account = self.reader(snapshot)?.present_account(name, now)?;
         let granted = resolve::granted(&feature, &account.lineage, &self.catalog, now);
         self.answers.note(name, slot, granted);
+        self.make_room();
         Ok(granted)
     }
 
@@ -260,9 +321,10 @@ impl Memo {
         let mut reader = self.reader(snapshot)?;
         let (feature_key, feature) = reader.feature(feature)?;
         let key = name.map(AccountName::to_key);
-        let account = match &key {
-            Some(key) => reader.account(key, (!with_history).then_some(now))?,
-            None => Account::unknown(),
+        let account = match (name, &key) {
+            (Some(name), _) if !with_history => reader.present_account(name, now)?,
+            (_, Some(key)) => reader.account(key, None)?.into(),
+            (_, None) => Account::unknown().into(),
         };
         Ok(Answer {
             known_account: account.id.is_some(),

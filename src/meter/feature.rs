@@ -37,9 +37,8 @@ pub struct Feature {
 impl Feature {
     /// NE003 if there is none of this key.
     pub fn by_key(reader: &mut Reader<'_>, key: &[u8]) -> Result<Self, Error> {
-        if let Some((version, known)) = reader.catalog.feature(key)
-            && shows(&reader.relations.features, *version, reader.snapshot)
-        {
+        let (relations, snapshot) = (reader.relations, reader.snapshot);
+        if let Some(known) = reader.catalog.feature(key, |version| shows(&relations.features, version, snapshot)) {
             return Ok(known.clone());
         }
         let mut found = None;

@@ -5,11 +5,13 @@ use super::feature::Feature;
 use super::rollover;
 use super::window::window_of;
 use crate::bundle::is_of_bundle;
+use crate::check::answers::{AccountName, Credit};
 use crate::check::load::{Account, Reader, present};
 use crate::check::memo::MEMO;
 use crate::error::Error;
-use crate::pg::relations::{credit, deployment, reservation_part};
+use crate::pg::relations::{deployment, reservation_part};
 use crate::pg::scan::{Condition, Order, scan};
+use crate::pg::snapshot::statement_time;
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::catalog::Overage;
 use entitlements_model::kind::{Kind, Reason};
@@ -20,6 +22,7 @@ use entitlements_model::period::Period;
 use entitlements_model::resolve::{self, Resolved};
 use entitlements_model::time::{BEGINNING, FOREVER, Time};
 use std::ops::ControlFlow;
+use std::rc::Rc;
 
 /// An account's use of a feature.
 pub struct Look {
@@ -250,7 +253,7 @@ impl Charge {
 }
 
 impl Look {
-    /// NE003 unknown feature, NE004 it is not metered in units that are used up.
+    /// NE003 unknown feature, NE004 it is not metered in units that are used up. `now` is the time of the statement.
     ///
     /// What expired reservations hold counts as used in an answer of `Lapsed::Held`, which saves looking for them.
     pub fn at(
@@ -262,8 +265,8 @@ impl Look {
     ) -> Result<Self, Error> {
         let feature = Feature::by_key(reader, feature)?;
         let found = match account {
-            Some(key) => reader.account(key, Some(now))?,
-            None => Account::unknown(),
+            Some(key) => reader.present_account(AccountName::Text(key), now)?,
+            None => Rc::new(Account::unknown()),
         };
         let mut look = Self::of(reader, &found, feature, now, Purpose::Decide)?;
         if lapsed == Lapsed::Free {
@@ -513,37 +516,24 @@ fn pool(reader: &Reader<'_>, key: PoolKey, allowance: Allowance, recurs: Option<
     }
 }
 
-pub fn credits_of(reader: &Reader<'_>, account: i64, feature: i32, now: Time, credits: &mut Vec<(burn::Pool, Pool)>) {
-    let conditions = [
-        Condition::Int8Is(credit::ACCOUNT_ID, account),
-        Condition::Int4Is(credit::FEATURE_ID, feature),
-        Condition::After(credit::EXPIRES_AT, now),
-    ];
-    scan(&reader.relations.credits, &conditions, Order::Any, reader.snapshot, |row| {
-        let starts_at = present(row.time(credit::STARTS_AT));
-        if starts_at <= now {
-            let id = present(row.int8(credit::ID));
-            let expires_at = present(row.time(credit::EXPIRES_AT));
-            if row.text(credit::SOURCE, |source| is_over(reader, source, expires_at)) == Some(true) {
-                return ControlFlow::Continue(());
-            }
-            let period = row.interval(credit::PERIOD).map(|(months, days, micros)| {
-                Period::new(months.into(), days.into(), micros).expect("periods were checked when they were written")
-            });
-            let rank = burn::Pool {
-                credit: Some(id),
-                priority: present(row.int4(credit::PRIORITY)),
-                expires_at,
-                started_at: starts_at,
-            };
-            let allowance = present(row.allowance(credit::AMOUNT));
-            let key = PoolKey { account, feature, credit: id };
-            let mut pool = pool(reader, key, allowance, Some(Recurrence { starts_at, expires_at, period }), now);
-            pool.is_carried = row.text(credit::SOURCE, |source| source == rollover::SOURCE.as_bytes()) == Some(true);
-            credits.push((rank, pool));
+/// Adds the pools of the account's credits that are there at `now`.
+pub fn credits_of(reader: &mut Reader<'_>, account: i64, feature: i32, now: Time, pools: &mut Vec<(burn::Pool, Pool)>) {
+    let credits = if now == statement_time() {
+        reader.present_credits(account, feature, now)
+    } else {
+        reader.credits(account, feature, now).into()
+    };
+    for credit in credits.iter().filter(|credit| credit.starts_at <= now && now < credit.expires_at) {
+        if is_over(reader, &credit.source, credit.expires_at) {
+            continue;
         }
-        ControlFlow::Continue(())
-    });
+        let Credit { id, priority, starts_at, expires_at, period, .. } = *credit;
+        let rank = burn::Pool { credit: Some(id), priority, expires_at, started_at: starts_at };
+        let key = PoolKey { account, feature, credit: id };
+        let mut pool = pool(reader, key, credit.amount, Some(Recurrence { starts_at, expires_at, period }), now);
+        pool.is_carried = *credit.source == *rollover::SOURCE.as_bytes();
+        pools.push((rank, pool));
+    }
 }
 
 /// Whether units that came by a bundle count no longer: its issuer's bundles do not, or the lease has ended, by the latest time

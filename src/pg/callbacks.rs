@@ -14,6 +14,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// its own transaction's id, and keeps its command id over ROLLBACK TO.
 pub static MEMO_EXPIRED: BackendFlag = BackendFlag::raised();
 
+/// The transaction has changed what decides about accounts, or is just about to. Its snapshots tell such changes only by their
+/// command id.
+pub static CHANGED_HERE: BackendFlag = BackendFlag::lowered();
+
+/// A subtransaction was rolled back, and what it wrote with it.
+pub static ROLLED_BACK: BackendFlag = BackendFlag::lowered();
+
 /// A relation was changed or dropped: the extension's own may have got other OIDs.
 pub static RELATIONS_CHANGED: BackendFlag = BackendFlag::raised();
 
@@ -24,11 +31,10 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
         return;
     }
     session::end();
-    // SAFETY: reads a variable of the backend and cannot fail.
-    let has_id = unsafe { GetTopTransactionIdIfAny() != pg_sys::TransactionId::from_inner(0) };
-    if has_id || is_serializable() {
+    if CHANGED_HERE.is_raised() || is_serializable() {
         MEMO_EXPIRED.raise();
     }
+    CHANGED_HERE.lower();
 }
 
 #[pg_guard]
@@ -40,7 +46,10 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
 ) {
     match event {
         pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
-            MEMO_EXPIRED.raise();
+            if CHANGED_HERE.is_raised() {
+                MEMO_EXPIRED.raise();
+            }
+            ROLLED_BACK.raise();
             session::roll_back(nesting_level());
         }
         pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => session::release(nesting_level()),
@@ -75,8 +84,6 @@ pub fn watch(relations: impl Iterator<Item = pg_sys::Oid>) {
 
 unsafe extern "C-unwind" {
     // Declared here, not taken from pgrx, to go without its guard: it cannot raise an error, and runs at commit.
-    fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
-    // The same.
     fn GetCurrentTransactionNestLevel() -> std::ffi::c_int;
 }
 

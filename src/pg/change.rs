@@ -357,38 +357,47 @@ unsafe fn finish(table: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
 }
 
 /// # Safety
-/// `tuple` is a new version in `table`, whose indexes are neither partial nor on expressions.
-unsafe fn insert_index_entries(table: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
-    // SAFETY: by contract; as CatalogTupleUpdate does it. The unique indexes find the old version, which this transaction has
-    // just ended, and no other.
+/// `tuple` was just stored in `table`, whose indexes are neither partial nor on expressions.
+pub(super) unsafe fn insert_index_entries(table: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
+    // SAFETY: by contract; as CatalogTupleUpdate does it. Of a new version the unique indexes find the old one, which this
+    // transaction has just ended, and no other.
     unsafe {
         let slot = pg_sys::MakeSingleTupleTableSlot((*table).rd_att, &pg_sys::TTSOpsHeapTuple);
         pg_sys::ExecStoreHeapTuple(tuple, slot, false);
         let indexes = pg_sys::RelationGetIndexList(table);
         for place in 0..pg_sys::list_length(indexes) {
             let index = pg_sys::index_open(pg_sys::list_nth_oid(indexes, place), pg_sys::RowExclusiveLock as i32);
-            let info = pg_sys::BuildIndexInfo(index);
-            let mut values = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
-            let mut nulls = [false; pg_sys::INDEX_MAX_KEYS as usize];
-            pg_sys::FormIndexDatum(info, slot, std::ptr::null_mut(), values.as_mut_ptr(), nulls.as_mut_ptr());
-            let check = if (*(*index).rd_index).indisunique {
-                pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES
-            } else {
-                pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO
-            };
-            pg_sys::index_insert(
-                index,
-                values.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-                &mut (*tuple).t_self,
-                table,
-                check,
-                true,
-                info,
-            );
+            // One that REINDEX CONCURRENTLY has not begun to fill gets its entries when it does.
+            if (*(*index).rd_index).indisready {
+                insert_index_entry(table, index, tuple, slot);
+            }
             pg_sys::index_close(index, pg_sys::NoLock as i32);
         }
         pg_sys::list_free(indexes);
         pg_sys::ExecDropSingleTupleTableSlot(slot);
+    }
+}
+
+/// # Safety
+/// `index` is one of `table`, and `slot` holds `tuple`, which was just stored there.
+unsafe fn insert_index_entry(
+    table: pg_sys::Relation,
+    index: pg_sys::Relation,
+    tuple: pg_sys::HeapTuple,
+    slot: *mut pg_sys::TupleTableSlot,
+) {
+    // SAFETY: by contract.
+    unsafe {
+        let info = pg_sys::BuildIndexInfo(index);
+        let mut values = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
+        let mut nulls = [false; pg_sys::INDEX_MAX_KEYS as usize];
+        pg_sys::FormIndexDatum(info, slot, std::ptr::null_mut(), values.as_mut_ptr(), nulls.as_mut_ptr());
+        let check = if (*(*index).rd_index).indisunique {
+            pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES
+        } else {
+            pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO
+        };
+        let place = &mut (*tuple).t_self;
+        pg_sys::index_insert(index, values.as_mut_ptr(), nulls.as_mut_ptr(), place, table, check, true, info);
     }
 }

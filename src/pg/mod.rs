@@ -7,6 +7,7 @@ pub mod arguments;
 pub mod backend;
 pub mod callbacks;
 pub mod change;
+pub mod change_mark;
 pub mod cluster;
 pub mod composite;
 pub mod encoding;

@@ -178,6 +178,7 @@ columns!(bundle {
     SUPERSEDED_AT = c"superseded_at",
 });
 columns!(deployment { HIGHEST_SEEN = c"highest_seen" });
+columns!(change_mark { TRANSACTION_ID = c"transaction_id", ACCOUNT_ID = c"account_id" });
 columns!(trusted_key {
     KID = c"kid",
     PURPOSE = c"purpose",
@@ -217,6 +218,8 @@ macro_rules! relations {
         pub struct Relations {
             $(pub $name: Access<{ $columns::COUNT }>,)+
             $(pub $entry: CoveredAccess<{ $entry_columns::COUNT }>,)+
+            /// Whether each change of what decides about accounts leaves a mark.
+            pub changes_are_marked: bool,
         }
 
         impl Relations {
@@ -224,6 +227,7 @@ macro_rules! relations {
                 Ok(Self {
                     $($name: access($table, $index, $columns::NAMES, false)?,)+
                     $($entry: CoveredAccess(access($entry_table, $entry_index, $entry_columns::NAMES, true)?),)+
+                    changes_are_marked: changes_are_marked()?,
                 })
             }
 
@@ -261,6 +265,7 @@ relations! {
         deployment: deployment of c"deployment" by c"deployment_pkey",
         reservation_parts: reservation_part of c"reservation_parts" by c"reservation_parts_counter",
         trusted_keys: trusted_key of c"trusted_keys" by c"trusted_keys_live",
+        change_marks: change_mark of c"change_marks" by c"change_marks_pkey",
     }
     covered {
         account_entries: account_entry of c"accounts" by c"accounts_key",
@@ -268,7 +273,7 @@ relations! {
     }
 }
 
-fn oid_of(name: &CStr) -> Result<pg_sys::Oid, Error> {
+pub(super) fn oid_of(name: &CStr) -> Result<pg_sys::Oid, Error> {
     // SAFETY: system catalog look-ups by NUL-terminated names.
     let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), pg_sys::get_namespace_oid(SCHEMA.as_ptr(), false)) };
     if oid == pg_sys::InvalidOid {
@@ -299,6 +304,42 @@ fn access<const COLUMNS: usize>(
         }
     }
     Ok(Access { table: table_oid, index: index_oid, columns: numbers })
+}
+
+/// The tables whose rows decide about accounts: those that the memo remembers.
+const MARKED: [&CStr; 10] = [
+    c"accounts",
+    c"subscriptions",
+    c"overrides",
+    c"blocks",
+    c"credits",
+    c"features",
+    c"plan_versions",
+    c"plan_features",
+    c"bundles",
+    c"deployment",
+];
+
+/// A restore may disable triggers.
+fn changes_are_marked() -> Result<bool, Error> {
+    const TRIGGER: &CStr = c"mark_change";
+    /// TRIGGER_FIRES_ALWAYS
+    const ALWAYS: std::ffi::c_char = b'A' as std::ffi::c_char;
+    let is_marked = |table: &CStr| -> Result<bool, Error> {
+        let oid = oid_of(table)?;
+        // SAFETY: the table is open while its triggers are looked at; names are NUL-terminated.
+        unsafe {
+            let table = pg_sys::table_open(oid, pg_sys::AccessShareLock as i32);
+            let triggers = (*table).trigdesc;
+            let found = !triggers.is_null()
+                && std::slice::from_raw_parts((*triggers).triggers, (*triggers).numtriggers as usize)
+                    .iter()
+                    .any(|trigger| CStr::from_ptr(trigger.tgname) == TRIGGER && trigger.tgenabled == ALWAYS);
+            pg_sys::table_close(table, pg_sys::NoLock as i32);
+            Ok(found)
+        }
+    };
+    MARKED.into_iter().try_fold(true, |all, table| Ok(all && is_marked(table)?))
 }
 
 impl Relations {

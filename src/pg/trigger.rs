@@ -1,5 +1,6 @@
 //! Calls that the server makes when rows of a table or the tables themselves change.
 
+use super::change_mark::{self, EVERY_ACCOUNT};
 use super::error::or_raise;
 use super::table::{KeptRows, Oid, Tally};
 use crate::error::Error;
@@ -24,7 +25,7 @@ pub struct TriggerArguments {
 }
 
 impl Firing<'_> {
-    /// NE007 where it is not one of limit_rows.
+    /// NE007 where it is no trigger's.
     ///
     /// # Safety
     /// `fcinfo` is the call that the server is making.
@@ -33,7 +34,7 @@ impl Firing<'_> {
         unsafe {
             let context = (*fcinfo).context;
             if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
-                return Err(Error::argument("call", "only triggers call this function, and limit_rows makes them"));
+                return Err(Error::argument("call", "only triggers call this function"));
             }
             Ok(Self { data: context.cast(), lives: PhantomData })
         }
@@ -66,6 +67,40 @@ impl Firing<'_> {
     /// Fired by a row, as in logical replication, not by a statement.
     pub fn is_for_row(&self) -> bool {
         self.event() & pg_sys::TRIGGER_EVENT_ROW != 0
+    }
+
+    /// Marks the account of each row that changes, before it does; without a column for it, and for a statement, every account.
+    /// What the trigger returns: the row that the server goes on with.
+    fn mark(&self) -> Result<pg_sys::Datum, Error> {
+        if !self.is_for_row() {
+            return change_mark::mark(EVERY_ACCOUNT).map(|()| NOTHING);
+        }
+        // SAFETY: of a row trigger tg_trigtuple is the row, of one for UPDATE the old one, with the new one in tg_newtuple.
+        let (row, new) = unsafe { ((*self.data).tg_trigtuple, (*self.data).tg_newtuple) };
+        let is_update = self.operation() == pg_sys::TRIGGER_EVENT_UPDATE;
+        for tuple in [row].into_iter().chain(is_update.then_some(new)) {
+            change_mark::mark(self.marked_account(tuple)?)?;
+        }
+        Ok(pg_sys::Datum::from(if is_update { new } else { row }))
+    }
+
+    fn marked_account(&self, tuple: pg_sys::HeapTuple) -> Result<i64, Error> {
+        // SAFETY: the tuple is one of the relation, which is open; a trigger has tgnargs arguments, NUL-terminated.
+        unsafe {
+            let trigger = &*(*self.data).tg_trigger;
+            if trigger.tgnargs == 0 {
+                return Ok(EVERY_ACCOUNT);
+            }
+            let descriptor = (*(*self.data).tg_relation).rd_att;
+            let column = pg_sys::SPI_fnumber(descriptor, *trigger.tgargs);
+            if column <= 0 {
+                return Err(Error::argument("trigger", "the table has no such column"));
+            }
+            let mut is_null = false;
+            let account = pg_sys::SPI_getbinval(tuple, descriptor, column, &mut is_null);
+            // A constraint refuses the row later.
+            Ok(if is_null { EVERY_ACCOUNT } else { account.value() as i64 })
+        }
     }
 
     /// Adds what the event brings and takes away what it takes away.
@@ -116,7 +151,7 @@ impl TriggerArguments {
     }
 }
 
-/// A version-1 function that returns nothing: the symbol and the record that the server asks for by name.
+/// A version-1 function: the symbol and the record that the server asks for by name.
 macro_rules! called_by_server {
     ($name:ident, $record:ident, $body:ident) => {
         #[unsafe(no_mangle)]
@@ -124,9 +159,8 @@ macro_rules! called_by_server {
             #[pg_guard]
             unsafe extern "C-unwind" fn guarded(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
                 // SAFETY: as below.
-                let done: Result<(), Error> = unsafe { $body(fcinfo) };
-                or_raise(done);
-                pg_sys::Datum::from(0)
+                let result: Result<pg_sys::Datum, Error> = unsafe { $body(fcinfo) };
+                or_raise(result)
             }
 
             // SAFETY: the server calls this as its call convention says.
@@ -144,26 +178,37 @@ macro_rules! called_by_server {
 called_by_server!(count_rows, pg_finfo_count_rows, count);
 called_by_server!(follow_tables, pg_finfo_follow_tables, at_command_end);
 called_by_server!(follow_drops, pg_finfo_follow_drops, at_drop);
+called_by_server!(mark_change, pg_finfo_mark_change, mark);
+
+/// What a trigger returns that leaves the row to the server, and an event trigger.
+const NOTHING: pg_sys::Datum = pg_sys::Datum::null();
 
 /// # Safety
 /// `fcinfo` is the call that the server is making.
-unsafe fn count(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), Error> {
+unsafe fn count(fcinfo: pg_sys::FunctionCallInfo) -> Result<pg_sys::Datum, Error> {
     // SAFETY: by contract.
-    unsafe { Firing::of(fcinfo) }.and_then(|firing| rows::count(&firing))
+    unsafe { Firing::of(fcinfo) }.and_then(|firing| rows::count(&firing)).map(|()| NOTHING)
 }
 
 /// # Safety
 /// As for `count`.
-unsafe fn at_command_end(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), Error> {
+unsafe fn mark(fcinfo: pg_sys::FunctionCallInfo) -> Result<pg_sys::Datum, Error> {
     // SAFETY: by contract.
-    unsafe { event_trigger(fcinfo) }.and_then(|()| rows::follow_tables())
+    unsafe { Firing::of(fcinfo) }.and_then(|firing| firing.mark())
 }
 
 /// # Safety
 /// As for `count`.
-unsafe fn at_drop(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), Error> {
+unsafe fn at_command_end(fcinfo: pg_sys::FunctionCallInfo) -> Result<pg_sys::Datum, Error> {
     // SAFETY: by contract.
-    unsafe { event_trigger(fcinfo) }.and_then(|()| rows::follow_drops())
+    unsafe { event_trigger(fcinfo) }.and_then(|()| rows::follow_tables()).map(|()| NOTHING)
+}
+
+/// # Safety
+/// As for `count`.
+unsafe fn at_drop(fcinfo: pg_sys::FunctionCallInfo) -> Result<pg_sys::Datum, Error> {
+    // SAFETY: by contract.
+    unsafe { event_trigger(fcinfo) }.and_then(|()| rows::follow_drops()).map(|()| NOTHING)
 }
 
 /// NE007 where the call is not one of an event trigger.
