@@ -50,8 +50,8 @@ GROUP BY subject
 ORDER BY array_position(ARRAY['unguarded', 'noop', 'entitled', 'in (select)', 'exists (select)', 'sql function', 'plpgsql function'], subject);
 
 SELECT E'\n## First checks, and over the wire\n\nFirst checks: microseconds of processor time for one account, the no-op included. Wire: transactions a second of prepared statements, '
-    || E'8 clients through TCP; "server alone": microseconds of processor time of the backends for a transaction; "neighbour": while another client '
-    || E'commits all the time, which empties every backend''s memo.\n';
+    || E'8 clients through TCP, after each has asked once about every account, with room to remember them (entitlements.memo_size 256 MB); '
+    || E'"neighbour": while another client commits all the time.\n';
 SELECT '| ' || rpad('experiment', 36) || ' | ' || rpad('subject', 18) || ' | ' || lpad('median', 10) || ' | ' || lpad('lowest', 10) || ' | ' || lpad('highest', 10) || ' |'
 UNION ALL SELECT '|' || repeat('-', 38) || '|' || repeat('-', 20) || repeat('|-----------:', 3) || '|';
 SELECT '| ' || rpad(experiment, 36) || ' | ' || rpad(subject, 18) || ' | '

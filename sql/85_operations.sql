@@ -7,5 +7,5 @@ CREATE FUNCTION entitlements.maintain() RETURNS TABLE (action text, object text,
 COMMENT ON FUNCTION entitlements.maintain() IS
     'Housekeeping for a scheduler, in a transaction of its own, every hour or day: ends reservations whose time is up, deletes ended reservations and idempotency keys '
     'older than entitlements.idempotency_retention, folds the slots of counters whose window is over, makes the ledger''s partitions of this month and the next, and drops '
-    'those older than entitlements.ledger_retention. Returns what it did, a row each; none if there was nothing to do or another transaction is at it. '
+    'those older than entitlements.ledger_retention, deletes marks of change once there are 1,000. Returns what it did, a row each; none if there was nothing to do or another transaction is at it. '
     '55P03 where somebody keeps the ledger locked for 5 seconds.';

@@ -18,8 +18,9 @@
 use super::answers::{AccountName, Answers, FeatureSlot};
 use super::enforcement::Enforcement;
 use super::functions::Answer;
-use super::load::{Account, Catalog, Reader, present};
+use super::load::{Account, Catalog, Reader, Vacant, present};
 use crate::error::Error;
+use crate::meter::counter::Roots;
 use crate::pg::backend::BackendLocal;
 use crate::pg::callbacks::{CHANGED_HERE, MEMO_EXPIRED, RELATIONS_CHANGED};
 use crate::pg::change_mark::EVERY_ACCOUNT;
@@ -79,6 +80,9 @@ pub struct Memo {
     generation: u64,
     relations: Option<Relations>,
     answers: Answers,
+    vacant: Vacant,
+    /// Not bound to a snapshot.
+    roots: Roots,
     /// The time of the newest read. Rows that had ended before it were left out, so it answers no earlier question.
     read_at: Time,
     slots: HashMap<Box<[u8]>, FeatureSlot, RandomState>,
@@ -100,6 +104,8 @@ impl Memo {
             generation: 1,
             relations: None,
             answers: Answers::default(),
+            vacant: Vacant::default(),
+            roots: Roots::default(),
             read_at: Time::MIN,
             slots: HashMap::default(),
             features: Vec::new(),
@@ -148,6 +154,7 @@ impl Memo {
         if relations::have_changed() {
             self.relations = None;
             self.catalog.forget_versions();
+            self.roots.clear();
             self.estimates.clear();
             self.empty();
         }
@@ -176,6 +183,9 @@ impl Memo {
         if changed.len() > MOST_CHANGED || changed.contains(&EVERY_ACCOUNT) {
             return false;
         }
+        if !changed.is_empty() {
+            self.vacant = Vacant::default();
+        }
         changed.into_iter().for_each(|account| self.answers.forget(account));
         true
     }
@@ -195,6 +205,7 @@ impl Memo {
 
     fn empty(&mut self) {
         self.answers.clear();
+        self.vacant = Vacant::default();
         self.read_at = Time::MIN;
         self.slots.clear();
         self.features.clear();
@@ -215,6 +226,8 @@ impl Memo {
             snapshot,
             catalog: &mut self.catalog,
             answers: &mut self.answers,
+            vacant: &mut self.vacant,
+            roots: &mut self.roots,
             read_at: &mut self.read_at,
             enforcement: &self.enforcement,
         })

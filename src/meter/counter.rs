@@ -1,20 +1,42 @@
 //! Counters and their slots as they are stored.
 
-use crate::check::load::present;
+use crate::check::load::{Reader, present};
 use crate::pg::relations::{Relations, counter, counter_slot};
-use crate::pg::scan::{Condition, Order, Place, Row, scan};
-use crate::pg::snapshot::ActiveSnapshot;
+use crate::pg::scan::{Condition, Order, Place, Root, Row, fetch, scan};
+use crate::pg::snapshot::{ActiveSnapshot, is_serializable};
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::meter::window::Window;
 use entitlements_model::time::Time;
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 use std::ops::ControlFlow;
 use std::str::FromStr;
 
 /// What stands for the plan's allowance where a credit's id would be.
 pub const PLAN: i64 = 0;
 
+/// The least that is remembered of counters: where the rows are that pools had when they were looked at last.
+#[derive(Default)]
+pub struct Roots(HashMap<PoolKey, Root, RandomState>);
+
+impl Roots {
+    /// Some 100 kB.
+    const MOST: usize = 2000;
+
+    fn keep(&mut self, key: PoolKey, root: Root) {
+        if self.0.len() >= Self::MOST {
+            self.0.clear();
+        }
+        self.0.insert(key, root);
+    }
+
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
 /// A pool: an account's plan allowance of a feature, or one of its credits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PoolKey {
     pub account: i64,
     pub feature: i32,
@@ -74,9 +96,28 @@ pub fn amount(text: &str) -> Amount {
 }
 
 impl Counter {
+    /// The pool's counter for the window that contains `at`, looked for first where the pool's last one was: windows do not
+    /// overlap, so there is one at most. Does not tell whether it is superseded.
+    pub fn where_it_was(reader: &mut Reader<'_>, key: PoolKey, at: Time) -> Option<Self> {
+        let (relations, snapshot) = (reader.relations, reader.snapshot);
+        // A serializable transaction leaves its predicate locks in the index.
+        if let Some(root) = reader.roots.0.get(&key).filter(|_| !is_serializable())
+            && let Some(found) = fetch(&relations.counters, *root, snapshot, Self::read)
+            && found.key == key
+            && found.window.contains(at)
+        {
+            return Some(found.with_slots(&relations, snapshot));
+        }
+        let found = Self::covering(&relations, snapshot, key, at)?;
+        if let Some(root) = Root::of(&relations.counters, found.place) {
+            reader.roots.keep(key, root);
+        }
+        Some(found)
+    }
+
     /// The pool's counter for the window that contains `at`.
     pub fn covering(relations: &Relations, snapshot: ActiveSnapshot, key: PoolKey, at: Time) -> Option<Self> {
-        Self::last_begun(relations, snapshot, key, at).filter(|found| at < found.window.end)
+        Self::last_begun(relations, snapshot, key, at).filter(|found| found.window.contains(at))
     }
 
     /// The pool's counter for the last window that has begun at `at`; it may be over.

@@ -489,9 +489,13 @@ fn ceiling(feature: &Feature, allowance: Allowance) -> Allowance {
     entitlements_model::meter::share::ceiling(allowance, feature.overage, feature.ceiling)
 }
 
-fn plan_pool(reader: &Reader<'_>, account: i64, feature: &Feature, allowance: Allowance, now: Time) -> Pool {
+fn plan_pool(reader: &mut Reader<'_>, account: i64, feature: &Feature, allowance: Allowance, now: Time) -> Pool {
     let key = PoolKey { account, feature: feature.resolved.id.0, credit: PLAN };
-    let mut pool = pool(reader, key, allowance, None, now);
+    let counter = match feature.rollover {
+        Some(_) => Counter::covering(&reader.relations, reader.snapshot, key, now),
+        None => Counter::where_it_was(reader, key, now),
+    };
+    let mut pool = pool(key, allowance, counter, None);
     // No usage is a part of nothing.
     if !allowance.is_zero() {
         pool.thresholds = feature.thresholds.clone();
@@ -499,8 +503,7 @@ fn plan_pool(reader: &Reader<'_>, account: i64, feature: &Feature, allowance: Al
     pool
 }
 
-fn pool(reader: &Reader<'_>, key: PoolKey, allowance: Allowance, recurs: Option<Recurrence>, now: Time) -> Pool {
-    let counter = Counter::covering(&reader.relations, reader.snapshot, key, now);
+fn pool(key: PoolKey, allowance: Allowance, counter: Option<Counter>, recurs: Option<Recurrence>) -> Pool {
     Pool {
         key,
         limit: allowance,
@@ -530,7 +533,8 @@ pub fn credits_of(reader: &mut Reader<'_>, account: i64, feature: i32, now: Time
         let Credit { id, priority, starts_at, expires_at, period, .. } = *credit;
         let rank = burn::Pool { credit: Some(id), priority, expires_at, started_at: starts_at };
         let key = PoolKey { account, feature, credit: id };
-        let mut pool = pool(reader, key, credit.amount, Some(Recurrence { starts_at, expires_at, period }), now);
+        let counter = Counter::where_it_was(reader, key, now);
+        let mut pool = pool(key, credit.amount, counter, Some(Recurrence { starts_at, expires_at, period }));
         pool.is_carried = *credit.source == *rollover::SOURCE.as_bytes();
         pools.push((rank, pool));
     }

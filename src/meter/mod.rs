@@ -7,7 +7,7 @@
 
 pub mod consume;
 pub mod correction;
-mod counter;
+pub mod counter;
 pub mod credit;
 pub mod decision;
 pub mod feature;

@@ -8,6 +8,7 @@
 use crate::bundle::raise_highest;
 use crate::error::Error;
 use crate::meter::{fold, reservation};
+use crate::pg::change_mark::{self, EVERY_ACCOUNT};
 use crate::pg::error::or_raise;
 use crate::pg::session::connect_to_change;
 use crate::pg::settings;
@@ -41,6 +42,7 @@ fn all() -> Result<Vec<Done>, Error> {
         folded += i64::from(fold(counter)?);
     }
     note("fold", "counters", folded);
+    note("delete", "change_marks", connect_to_change(delete_marks)?);
     done.extend(connect_to_change(keep_partitions)?);
     connect_to_change(|client| raise_highest(client, statement_time()))?;
     Ok(done)
@@ -78,6 +80,27 @@ fn delete_keys(client: &mut SpiClient<'_>, retention: i64) -> Result<i64, Error>
         None,
         &[retention.into()],
     )?;
+    Ok(deleted.len() as i64)
+}
+
+/// Marks of change that every new snapshot shows, once there are many. Sessions that have read nothing since will miss them, so they
+/// are told to forget everything, by a mark that whoever no longer sees the others does see.
+fn delete_marks(client: &mut SpiClient<'_>) -> Result<i64, Error> {
+    const MANY: i64 = 1000;
+    let deleted = client.update(
+        "WITH old AS MATERIALIZED (
+            SELECT transaction_id, number FROM entitlements.change_marks
+             WHERE transaction_id < pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.text::pg_catalog.int8
+        )
+        DELETE FROM entitlements.change_marks AS mark USING old
+         WHERE mark.transaction_id = old.transaction_id AND mark.number = old.number
+           AND (SELECT pg_catalog.count(*) FROM old) >= $1",
+        None,
+        &[MANY.into()],
+    )?;
+    if !deleted.is_empty() {
+        change_mark::mark(EVERY_ACCOUNT)?;
+    }
     Ok(deleted.len() as i64)
 }
 

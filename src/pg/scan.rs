@@ -6,7 +6,7 @@
 
 use super::callbacks::RELATIONS_CHANGED;
 use super::relations::{Access, CoveredAccess};
-use super::snapshot::{ActiveSnapshot, is_serializable};
+use super::snapshot::ActiveSnapshot;
 use super::values;
 use entitlements_model::amount::{Allowance, Amount};
 use pgrx::pg_sys;
@@ -68,7 +68,19 @@ unsafe extern "C-unwind" {
         buffer: *mut pg_sys::Buffer,
         keep_buffer: bool,
     ) -> bool;
+    fn ReadBuffer(table: pg_sys::Relation, block: pg_sys::BlockNumber) -> pg_sys::Buffer;
+    fn LockBuffer(buffer: pg_sys::Buffer, mode: c_int);
     fn ReleaseBuffer(buffer: pg_sys::Buffer);
+    fn heap_page_prune_opt(table: pg_sys::Relation, buffer: pg_sys::Buffer);
+    fn heap_hot_search_buffer(
+        place: pg_sys::ItemPointer,
+        table: pg_sys::Relation,
+        buffer: pg_sys::Buffer,
+        snapshot: pg_sys::Snapshot,
+        tuple: pg_sys::HeapTuple,
+        all_dead: *mut bool,
+        is_first: bool,
+    ) -> bool;
     fn RelationGetNumberOfBlocksInFork(table: pg_sys::Relation, fork: pg_sys::ForkNumber::Type) -> pg_sys::BlockNumber;
 
     /// predicate.h, which pgrx has no binding of.
@@ -261,20 +273,6 @@ pub fn scan<const COLUMNS: usize>(
     }
 }
 
-/// `scan` of a table that many databases have nothing in: a look at the length of its file may tell. A serializable
-/// transaction goes through the index all the same, for the predicate lock that this leaves.
-pub fn scan_if_any<const COLUMNS: usize>(
-    access: &Access<COLUMNS>,
-    conditions: &[Condition<'_>],
-    order: Order,
-    snapshot: ActiveSnapshot,
-    visit: impl FnMut(&Row<'_, COLUMNS>) -> ControlFlow<()>,
-) {
-    if is_serializable() || !has_no_pages(access) {
-        scan(access, conditions, order, snapshot, visit);
-    }
-}
-
 /// Whether the table's file is empty, so that no snapshot shows a row of it.
 pub fn has_no_pages<const COLUMNS: usize>(access: &Access<COLUMNS>) -> bool {
     // SAFETY: opens and closes the table as a scan does, and asks for the length of its file in between.
@@ -310,6 +308,90 @@ pub fn shows<const COLUMNS: usize>(access: &Access<COLUMNS>, version: Version, s
             table_close(table, KEPT);
             shown
         })
+    }
+}
+
+/// Where the indexes point for a row: from there a scan follows the row's versions, for as long as none of them has another value
+/// for a column that is indexed. Who keeps one asks of what is found there whether it is the row, and forgets all when a
+/// relation changes.
+#[derive(Clone, Copy)]
+pub struct Root(pg_sys::ItemPointerData);
+
+/// At least MaxHeapTuplesPerPage: a row takes its header and a line pointer.
+const MOST_ROWS_OF_PAGE: usize =
+    pg_sys::BLCKSZ as usize / (size_of::<pg_sys::HeapTupleHeaderData>() + size_of::<pg_sys::ItemIdData>());
+
+impl Root {
+    /// None where the version at the place is gone.
+    pub fn of<const COLUMNS: usize>(access: &Access<COLUMNS>, place: Place) -> Option<Self> {
+        // SAFETY: the version was found with the active snapshot, so its page is there; the list has an entry for each place of
+        // a page, which is locked while it is filled.
+        unsafe {
+            let table = table_open(access.table, LOCK);
+            let buffer = pg_sys::ReadBuffer(table, block_of(&place.0));
+            pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
+            let mut roots = [0; MOST_ROWS_OF_PAGE];
+            pg_sys::heap_get_root_tuples(pg_sys::BufferGetPage(buffer), roots.as_mut_ptr());
+            pg_sys::UnlockReleaseBuffer(buffer);
+            table_close(table, KEPT);
+            let root = roots[usize::from(place.0.ip_posid) - 1];
+            (root != 0).then_some(Self(pg_sys::ItemPointerData { ip_posid: root, ..place.0 }))
+        }
+    }
+}
+
+/// The version that the snapshot shows of the row with this root. None where there is none: it may be another row's root now.
+pub fn fetch<const COLUMNS: usize, R>(
+    access: &Access<COLUMNS>,
+    Root(root): Root,
+    snapshot: ActiveSnapshot,
+    read: impl FnOnce(&Row<'_, COLUMNS>) -> R,
+) -> Option<R> {
+    // SAFETY: as heapam_index_fetch_tuple does it, pruning included: the buffer is pinned while the row is read, and locked while
+    // its versions are followed. The table's lock keeps the file from being cut. On an ERROR the server's resource owner
+    // closes everything.
+    unsafe {
+        let mut place = root;
+        let mut tuple: pg_sys::HeapTupleData = std::mem::zeroed();
+        let found = pg_guard_ffi_boundary(|| {
+            let table = table_open(access.table, LOCK);
+            // Taking the lock may have told of a change.
+            let is_there = !RELATIONS_CHANGED.is_raised()
+                && block_of(&root) < RelationGetNumberOfBlocksInFork(table, pg_sys::ForkNumber::MAIN_FORKNUM);
+            if !is_there {
+                table_close(table, KEPT);
+                return None;
+            }
+            let buffer = ReadBuffer(table, block_of(&root));
+            heap_page_prune_opt(table, buffer);
+            LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as c_int);
+            let is_shown =
+                heap_hot_search_buffer(&mut place, table, buffer, snapshot.as_ptr(), &mut tuple, std::ptr::null_mut(), true);
+            LockBuffer(buffer, pg_sys::BUFFER_LOCK_UNLOCK as c_int);
+            if !is_shown {
+                ReleaseBuffer(buffer);
+                table_close(table, KEPT);
+                return None;
+            }
+            Some((table, buffer))
+        });
+        let (table, buffer) = found?;
+        tuple.t_self = place;
+        let mut values = [pg_sys::Datum::from(0); MAX_COLUMNS];
+        let mut nulls = [false; MAX_COLUMNS];
+        heap_deform_tuple(&mut tuple, (*table).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+        let result = read(&Row {
+            columns: &access.columns,
+            values: &values,
+            nulls: &nulls,
+            place: Place(place),
+            written_by: (*tuple.t_data).t_choice.t_heap.t_xmin,
+        });
+        pg_guard_ffi_boundary(|| {
+            ReleaseBuffer(buffer);
+            table_close(table, KEPT);
+        });
+        Some(result)
     }
 }
 
