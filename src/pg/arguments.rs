@@ -44,32 +44,49 @@ impl Arguments {
         }
     }
 
-    /// What this place in the query keeps between its calls, if there was one before.
+    /// What this place in the query keeps between its calls, if it has been called twice.
     ///
     /// # Safety
     /// As for `call_site`.
     #[inline(always)]
     pub(super) unsafe fn known_call_site(&self) -> Option<&CallSite> {
-        // SAFETY: fn_extra is NULL or what call_site put there.
-        unsafe { (*(*self.0).flinfo).fn_extra.cast::<CallSite>().as_ref() }
+        // SAFETY: fn_extra is NULL, the sign of one call, or what call_site put there.
+        unsafe {
+            let kept = (*(*self.0).flinfo).fn_extra;
+            if is_sign(kept) { None } else { kept.cast::<CallSite>().as_ref() }
+        }
     }
 
-    /// What this place in the query keeps between its calls, made by `new` at the first.
+    /// What this place in the query keeps between its calls, made by `new` at the second: a query that asks once, as most do
+    /// that ask for one account, goes without the allocation. None at the first.
     ///
     /// # Safety
     /// All functions that use this in one call agree on the type, which owns nothing outside of itself.
     #[inline(always)]
-    pub(super) unsafe fn call_site(&mut self, new: impl FnOnce(&Self) -> CallSite) -> *mut CallSite {
+    pub(super) unsafe fn call_site(&mut self, new: impl FnOnce(&Self) -> CallSite) -> Option<*mut CallSite> {
         // SAFETY: fn_extra belongs to the called function; fn_mcxt lives as long as it does.
         unsafe {
             let function = (*self.0).flinfo;
-            if !(*function).fn_extra.is_null() {
-                return (*function).fn_extra.cast();
+            let kept = (*function).fn_extra;
+            if kept.is_null() {
+                (*function).fn_extra = (&raw const CALLED_ONCE).cast_mut().cast();
+                return None;
+            }
+            if !is_sign(kept) {
+                return Some(kept.cast());
             }
             let site = pg_sys::MemoryContextAlloc((*function).fn_mcxt, size_of::<CallSite>()).cast::<CallSite>();
             site.write(new(self));
             (*function).fn_extra = site.cast();
-            site
+            Some(site)
         }
     }
+}
+
+/// Its address is the sign of one call.
+static CALLED_ONCE: u8 = 0;
+
+#[inline(always)]
+fn is_sign(kept: *mut std::ffi::c_void) -> bool {
+    std::ptr::eq(kept.cast_const().cast(), &raw const CALLED_ONCE)
 }

@@ -107,7 +107,8 @@ unsafe fn granted<A: AccountType>(arguments: &mut Arguments) -> Result<bool, Err
         let Some(feature) = arguments.get(1) else {
             return Err(Error::argument("feature", "it is NULL"));
         };
-        let site = arguments.call_site(|arguments| CallSite::new(arguments.is_constant(1)));
+        let mut first = CallSite::new(false);
+        let site = arguments.call_site(|arguments| CallSite::new(arguments.is_constant(1))).unwrap_or(&mut first);
         values::with_text(feature, |feature| match arguments.get(0) {
             Some(account) => A::read(account, |account| MEMO.with(|memo| memo.granted(account, feature, &mut *site))),
             None => MEMO.with(|memo| memo.known(feature, &mut *site)).map(|()| false),
@@ -139,7 +140,8 @@ unsafe fn current_granted(arguments: &mut Arguments) -> Result<bool, Error> {
         let Some(feature) = arguments.get(0) else {
             return Err(Error::argument("feature", "it is NULL"));
         };
-        let site = arguments.call_site(|arguments| CallSite::new(arguments.is_constant(0)));
+        let mut first = CallSite::new(false);
+        let site = arguments.call_site(|arguments| CallSite::new(arguments.is_constant(0))).unwrap_or(&mut first);
         values::with_text(feature, |feature| match session::current_account() {
             Some(account) => MEMO.with(|memo| memo.granted(AccountName::Text(account.as_bytes()), feature, &mut *site)),
             None => MEMO.with(|memo| memo.known(feature, &mut *site)).map(|()| false),
