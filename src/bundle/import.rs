@@ -306,7 +306,7 @@ fn keep(client: &mut SpiClient<'_>, text: &str, acceptance: &Acceptance, kid: &s
         ],
     )?;
     deployment::raise_highest(client, acceptance.highest)?;
-    deployment::know_cluster(client)?;
+    deployment::know_place(client)?;
     let change = Change {
         action: "import",
         object: "bundle",

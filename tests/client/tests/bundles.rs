@@ -899,9 +899,15 @@ fn another_cluster_or_timeline_is_told() {
     assert_eq!(findings(&mut client), Vec::<String>::new());
     client.batch_execute("UPDATE entitlements.deployment SET timeline = timeline + 1").unwrap();
     assert_eq!(findings(&mut client), ["warning database_recovered database"]);
-    client.batch_execute("UPDATE entitlements.deployment SET system_identifier = system_identifier + 1").unwrap();
-    assert_eq!(findings(&mut client), ["warning database_copied database"]);
-    import(&mut client, &Claims::new(2).signed(&key(1)));
+    for of_place in ["system_identifier", "database_oid"] {
+        import(&mut client, &Claims::new(2).signed(&key(1)));
+        client.batch_execute(&format!("UPDATE entitlements.deployment SET {of_place} = {of_place} + 1")).unwrap();
+        assert_eq!(findings(&mut client), ["warning database_copied database"]);
+        client.execute("SELECT entitlements.set_deployment($1)", &[&SITE]).unwrap();
+        assert_eq!(findings(&mut client), Vec::<String>::new());
+    }
+    client.batch_execute("UPDATE entitlements.deployment SET timeline = timeline + 1").unwrap();
+    import(&mut client, &Claims::new(3).signed(&key(1)));
     assert_eq!(findings(&mut client), Vec::<String>::new());
 }
 
