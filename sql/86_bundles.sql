@@ -86,7 +86,7 @@ CREATE FUNCTION entitlements.set_deployment(name text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC'
     AS 'MODULE_PATHNAME', 'set_deployment_wrapper';
 COMMENT ON FUNCTION entitlements.set_deployment(text) IS
-    'Names this database: bundles are accepted only if they are for this name, and those it exports are issued under it. NE007 name is NULL, empty, longer than 255 bytes or has control characters.';
+    'Names this database: bundles are accepted only if they are for this name, by which their issuers number them, and those it exports are issued under it. NE007 name is NULL, empty, longer than 255 bytes or has control characters.';
 
 CREATE FUNCTION entitlements.import_bundle(document text, dry_run boolean DEFAULT false) RETURNS SETOF entitlements.bundle_change
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC'
