@@ -13,6 +13,7 @@ CREATE TABLE entitlements.trusted_keys (
     valid_until       timestamptz NOT NULL,
     created_at        timestamptz NOT NULL DEFAULT now(),
     created_by        text NOT NULL,
+    introduced_by     text COLLATE "C",
     distrusted_at     timestamptz,
     distrusted_by     text,
     distrusted_reason text,
@@ -30,6 +31,7 @@ COMMENT ON COLUMN entitlements.trusted_keys.jwk IS 'The public members alone (RF
 COMMENT ON COLUMN entitlements.trusted_keys.audience IS 'What aud of a token must contain; of session keys only';
 COMMENT ON COLUMN entitlements.trusted_keys.account_claim IS 'Where a token names the account: a claim''s name, or a JSON Pointer; of session keys only';
 COMMENT ON COLUMN entitlements.trusted_keys.valid_until IS 'Exclusive; infinity = no end';
+COMMENT ON COLUMN entitlements.trusted_keys.introduced_by IS 'The key that signed the bundle which named this one; NULL = trust_key was called for it';
 COMMENT ON COLUMN entitlements.trusted_keys.distrusted_at IS 'NULL = trusted within its validity';
 
 SELECT pg_catalog.pg_extension_config_dump('entitlements.trusted_keys', '');
@@ -44,7 +46,8 @@ CREATE FUNCTION entitlements.trust_key(
 COMMENT ON FUNCTION entitlements.trust_key(jsonb, text, text, text, text, timestamptz, timestamptz) IS
     'Trusts what the holder of this key signs as issuer, from valid_from (default: session keys from now, others whenever they signed) until valid_until, exclusive (default no end), and returns the key''s name: its kid, else its thumbprint (RFC 7638). '
     'jwk is a public key as a JSON Web Key. purpose session: tokens for authenticate, signed with Ed25519, ECDSA on P-256 or RSA of 2048 to 4096 bits; audience is then what aud must contain, and account_claim the '
-    'claim that names the account, a JSON Pointer where it begins with /. purpose bundle, licence or usage_report: signed documents, Ed25519 with the thumbprint as kid. Trusting a key again on the same terms changes nothing. '
+    'claim that names the account, a JSON Pointer where it begins with /. purpose bundle, licence or usage_report: signed documents, Ed25519 with the thumbprint as kid. Trusting a key again on the same terms changes nothing, '
+    'but for one that a bundle introduced: it stands on its own from then on. '
     'NE007 jwk is no such key or has a secret part, or another argument is missing or invalid, NE009 a key of this name is trusted on other terms.';
 
 CREATE FUNCTION entitlements.distrust_key(kid text, reason text, rows text DEFAULT 'keep') RETURNS boolean
@@ -52,8 +55,9 @@ CREATE FUNCTION entitlements.distrust_key(kid text, reason text, rows text DEFAU
     AS 'MODULE_PATHNAME', 'distrust_key_wrapper';
 COMMENT ON FUNCTION entitlements.distrust_key(text, text, text) IS
     'Trusts the key no longer, for any purpose; the next authenticate refuses its tokens. Transactions that act for an account by such a token go on to their end. '
-    'rows end: what bundles in force that it signed have granted ends too, also where the key was distrusted before; keep: it stays until the next bundle of the issuer. '
-    'False if it is not trusted any more. NE007 kid is NULL, reason is missing or rows is neither, NE010 unknown key.';
+    'rows end: what bundles in force that it signed have granted ends too, also where the key was distrusted before, and the keys that they introduced, and those that these did, are treated the same; '
+    'keep: all of that stays, rows until the next bundle of the issuer, and a warning names the keys. Of a key that this database has signed with itself: it signs nothing any more, '
+    'jwks() does not name it and no licence that it signed is renewed. False if it is not trusted any more. NE007 kid is NULL, reason is missing or rows is neither, NE010 unknown key.';
 
 CREATE FUNCTION entitlements.authenticate(token text) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'authenticate_wrapper';

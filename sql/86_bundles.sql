@@ -5,12 +5,14 @@ CREATE TABLE entitlements.deployment (
     name              text COLLATE "C" CHECK (octet_length(name) BETWEEN 1 AND 255),
     highest_seen      timestamptz NOT NULL CHECK (isfinite(highest_seen)),
     system_identifier bigint NOT NULL,
+    database_oid      bigint NOT NULL,
     timeline          integer NOT NULL
 );
 COMMENT ON TABLE entitlements.deployment IS 'What this database is, and the latest time it is known to have seen. One row, or none while nobody asked.';
 COMMENT ON COLUMN entitlements.deployment.name IS 'The audience of bundles for this database, and the issuer of those it exports';
 COMMENT ON COLUMN entitlements.deployment.highest_seen IS 'Raised by import_bundle and maintain, never lowered: a clock behind it was set back';
 COMMENT ON COLUMN entitlements.deployment.system_identifier IS 'Of the cluster in which a bundle was accepted, or set_deployment called, last';
+COMMENT ON COLUMN entitlements.deployment.database_oid IS 'Of the database then; another one shows that it was restored from a dump';
 COMMENT ON COLUMN entitlements.deployment.timeline IS 'Of the cluster''s write-ahead log then; another one shows a recovery or a promotion';
 
 CREATE TABLE entitlements.bundles (
@@ -84,7 +86,7 @@ CREATE FUNCTION entitlements.set_deployment(name text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC'
     AS 'MODULE_PATHNAME', 'set_deployment_wrapper';
 COMMENT ON FUNCTION entitlements.set_deployment(text) IS
-    'Names this database: bundles are accepted only if they are for this name, and those it exports are issued under it. NE007 name is NULL, empty, longer than 255 bytes or has control characters.';
+    'Names this database: bundles are accepted only if they are for this name, by which their issuers number them, and those it exports are issued under it. NE007 name is NULL, empty, longer than 255 bytes or has control characters.';
 
 CREATE FUNCTION entitlements.import_bundle(document text, dry_run boolean DEFAULT false) RETURNS SETOF entitlements.bundle_change
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC'
@@ -106,7 +108,7 @@ CREATE FUNCTION entitlements.bundle_status(verify boolean DEFAULT true) RETURNS 
     AS 'MODULE_PATHNAME', 'bundle_status_wrapper';
 COMMENT ON FUNCTION entitlements.bundle_status(boolean) IS
     'The bundle in force of each issuer. phase is fresh, stale (the next bundle is overdue), grace (expired, everything still counts) or expired; denies: nothing of it counts now, '
-    'but for what it denies. With verify the stored document is checked again with its key and compared with the issuer''s rows: tampered tells whether '
+    'but for what it denies. With verify the stored document is checked again with its key and compared with the issuer''s rows and the catalog: tampered tells whether '
     'anything differs, faults what; without it both are NULL. Writes nothing, works on a standby. NE007 verify is NULL.';
 
 CREATE FUNCTION entitlements.doctor() RETURNS TABLE (severity text, finding text, object text, detail jsonb, hint text)
@@ -131,6 +133,6 @@ CREATE FUNCTION entitlements.export_bundle(
     AS 'MODULE_PATHNAME', 'export_bundle_wrapper';
 COMMENT ON FUNCTION entitlements.export_bundle(text, text[], timestamptz, interval, interval, text, boolean, jsonb) IS
     'A bundle for the database audience, issued under this database''s own name (set_deployment): what these accounts hold themselves now and later, with the plans and features it takes; '
-    'accounts NULL = all accounts, and then without what came here by bundles itself. An account that is blocked is stated to hold nothing. Signed with the key in entitlements.signing_key_file; with sign => false '
+    'accounts NULL = all accounts, and then without what came here by bundles itself. An account that is blocked is stated to hold nothing, and what was delegated to it is denied. Signed with the key in entitlements.signing_key_file; with sign => false '
     'the claims, to be signed elsewhere byte for byte. introduce is a public JWK, or an array of them, that the audience trusts from then on. The next sequence number for the audience is used up. '
     'NE006 unknown account, NE007 invalid or missing argument, NE009 this database has no name, the key cannot be read, or a subscription cannot be stated.';

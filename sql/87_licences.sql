@@ -1,13 +1,18 @@
 -- Licences: what an application may do that verifies offline; and licence files of others.
 
 CREATE TABLE entitlements.signing_keys (
-    kid           text COLLATE "C" PRIMARY KEY,
-    jwk           jsonb NOT NULL CHECK (jsonb_typeof(jwk) = 'object' AND NOT jwk ? 'd'),
-    first_used_at timestamptz NOT NULL,
-    needed_until  timestamptz NOT NULL DEFAULT '-infinity'
+    kid               text COLLATE "C" PRIMARY KEY,
+    jwk               jsonb NOT NULL CHECK (jsonb_typeof(jwk) = 'object' AND NOT jwk ? 'd'),
+    first_used_at     timestamptz NOT NULL,
+    needed_until      timestamptz NOT NULL DEFAULT '-infinity',
+    distrusted_at     timestamptz,
+    distrusted_by     text,
+    distrusted_reason text,
+    CHECK (num_nonnulls(distrusted_at, distrusted_by, distrusted_reason) IN (0, 3))
 );
 COMMENT ON TABLE entitlements.signing_keys IS 'The public part of each key that this database has signed with.';
 COMMENT ON COLUMN entitlements.signing_keys.needed_until IS 'Until when a licence can be shown that it signed and that a later key has signed since';
+COMMENT ON COLUMN entitlements.signing_keys.distrusted_at IS 'Since when what it signs counts no longer; NULL = it does';
 
 CREATE TABLE entitlements.licences (
     id              uuid PRIMARY KEY,
@@ -16,6 +21,7 @@ CREATE TABLE entitlements.licences (
     audience        text,
     features        text[],
     seat_feature_id integer REFERENCES entitlements.features,
+    seat_id         bigint REFERENCES entitlements.seats,
     kid             text COLLATE "C" NOT NULL REFERENCES entitlements.signing_keys,
     issued_at       timestamptz NOT NULL,
     renewed_at      timestamptz NOT NULL CHECK (renewed_at >= issued_at),
@@ -41,6 +47,7 @@ COMMENT ON COLUMN entitlements.licences.id IS 'jti of each of its tokens';
 COMMENT ON COLUMN entitlements.licences.holder IS 'The person or thing it was given to';
 COMMENT ON COLUMN entitlements.licences.features IS 'What was asked for; NULL = all that the account is granted';
 COMMENT ON COLUMN entitlements.licences.seat_feature_id IS 'The allocation in which the holder has a seat meanwhile';
+COMMENT ON COLUMN entitlements.licences.seat_id IS 'The seat that was taken for it; NULL = none, or the holder had one';
 COMMENT ON COLUMN entitlements.licences.kid IS 'The key that signed it last';
 COMMENT ON COLUMN entitlements.licences.expires_at IS 'The latest end that was signed: it can be shown until then, whatever is known here';
 COMMENT ON COLUMN entitlements.licences.machine IS 'The only machine on which it holds, as its request names it; NULL = any';
@@ -62,7 +69,7 @@ CREATE TABLE entitlements.imported_licences (
 );
 CREATE INDEX imported_licences_account ON entitlements.imported_licences (account_id);
 COMMENT ON TABLE entitlements.imported_licences IS 'Licences of other systems that were taken over here, each for one account.';
-COMMENT ON COLUMN entitlements.imported_licences.source IS 'Of the overrides and subscriptions that came of it';
+COMMENT ON COLUMN entitlements.imported_licences.source IS 'The issuer whose key signed the file; with a colon and the licence''s id the source of what came of it';
 COMMENT ON COLUMN entitlements.imported_licences.subscription_id IS 'The subscription that it started; NULL = none';
 COMMENT ON COLUMN entitlements.imported_licences.issued_at IS 'When the newest file of it was made; an older one is refused';
 
@@ -78,11 +85,11 @@ CREATE FUNCTION entitlements.issue_licence(
     AS 'MODULE_PATHNAME', 'issue_licence_wrapper';
 COMMENT ON FUNCTION entitlements.issue_licence(text, text, text[], interval, text, text, text) IS
     'Signs what the account is entitled to now, of the features (NULL = all that it is granted), for an application that verifies it offline with jwks(): a JSON Web Token. It ends after ttl '
-    '(at most 366 days), or sooner when what it says is known to change. subject is whom it is given to, audience the only application that may accept it (NULL = any). With seat_feature the '
+    '(at most 366 days), or sooner when what it says, or its seat''s allocation, is known to change, and with the credit that the seat was taken from. subject is whom it is given to, audience the only application that may accept it (NULL = any). With seat_feature the '
     'subject takes a seat of that allocation for as long as the licence can be shown. With request, the signed request of a machine without network, the licence holds on that machine only; it then '
     'also says who subject, audience and features are where they are NULL, and is answered once. NE001 a feature is not granted, or seat_feature is not, NE002 no seat is free, NE003 unknown feature, '
     'NE004 seat_feature is not an allocation, NE006 unknown account, NE007 invalid argument, NE009 the database has no name or no signing key, the account is granted nothing, or the request was answered, '
-    'NE013 the request is refused; 40001 as assign_seat.';
+    'NE013 the request is refused, or the clock is behind; 40001 as assign_seat.';
 
 CREATE FUNCTION entitlements.renew_licence(token text, ttl interval DEFAULT '7 days') RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC'
@@ -103,7 +110,7 @@ CREATE FUNCTION entitlements.deactivate_licence(document text) RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC'
     AS 'MODULE_PATHNAME', 'deactivate_licence_wrapper';
 COMMENT ON FUNCTION entitlements.deactivate_licence(text) IS
-    'Takes in the signed word of a machine that it gave up its licence: the seat is free at once, unless another licence of the same subject needs it. False if it was taken in before. '
+    'Takes in the signed word of a machine that it gave up its licence: the seat is free at once, unless another licence of the same subject needs it or the subject had it before. False if it was taken in before. '
     'NE007 document is NULL, NE009 the database has no name, NE010 unknown licence, NE013 the document is refused; 40001 as release_seat.';
 
 CREATE FUNCTION entitlements.revoked_licences() RETURNS TABLE (id text, ended_at timestamptz, expires_at timestamptz, issuer text)
@@ -117,7 +124,7 @@ CREATE FUNCTION entitlements.jwks() RETURNS jsonb
     LANGUAGE c STABLE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC'
     AS 'MODULE_PATHNAME', 'jwks_wrapper';
 COMMENT ON FUNCTION entitlements.jwks() IS
-    'The public keys with which what this database signed is verified, as a JSON Web Key Set (RFC 7517): that of the signing key file, and earlier ones while a licence that they signed holds. '
+    'The public keys with which what this database signed is verified, as a JSON Web Key Set (RFC 7517): that of the signing key file, and earlier ones while a licence that they signed holds; none that was distrusted. '
     'NE009 the key file cannot be read.';
 
 CREATE FUNCTION entitlements.import_licence(
@@ -127,7 +134,7 @@ CREATE FUNCTION entitlements.import_licence(
     AS 'MODULE_PATHNAME', 'import_licence_wrapper';
 COMMENT ON FUNCTION entitlements.import_licence(text, text, text, jsonb, text) IS
     'Takes over a licence file of Keygen for the account, which is created if there is none: each of its entitlements becomes an override that sets a feature, with the licence''s or the file''s end, whichever is sooner, and '
-    'with plan the account also subscribes to that. The file is signed by a key that is trusted with purpose licence and keygen:<account id there> as the issuer, which is the source of what it grants; key is the licence '
+    'with plan the account also subscribes to that. The file is signed by a key that is trusted with purpose licence and keygen:<account id there> as the issuer; with a colon and the licence''s id that is the source of what it grants. key is the licence '
     'key of an encrypted file. mapping says for codes of entitlements which features they stand for, {"CODE": "feature"} or {"CODE": {"feature": ..., "value": ...}} or null for none; else the feature of that name, also in '
     'lower case. A newer file of the licence takes the place of an older one. Returns what changed: action granted, changed or ended. NE005 unknown plan, NE007 invalid argument, NE009 the licence is another account''s or has another plan, '
     'NE013 the file is refused: DETAIL has the reason.';
@@ -298,7 +305,8 @@ CREATE FUNCTION entitlements.return_delegation(id bigint, issuer text DEFAULT NU
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC'
     AS 'MODULE_PATHNAME', 'return_delegation_wrapper';
 COMMENT ON FUNCTION entitlements.return_delegation(bigint, text) IS
-    'Ends a delegation that this site has, at once, and returns a signed document for its issuer that says how many units nobody has used; the others stay used. The same document again for one that was returned before. '
+    'Ends a delegation that this site has, at once, and returns a signed document for its issuer that says how many units nobody has used; the others stay used. The same document again for one that was returned before, '
+    'as erase_account does with those of the account. '
     'NE007 id is NULL, or issuer is NULL and several have used the number, NE009 no name or signing key, NE010 unknown delegation.';
 
 CREATE FUNCTION entitlements.accept_return(document text) RETURNS numeric

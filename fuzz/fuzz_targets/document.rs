@@ -5,13 +5,14 @@
 use std::sync::LazyLock;
 
 use entitlements_bundle::{
-    BUNDLE_TYPE, Bundle, DEACTIVATION_TYPE, Document, Jws, LICENCE_REQUEST_TYPE, LICENCE_TYPE, Licence, PrivateKey,
-    TrustSet, TrustedKey, USAGE_REPORT_TYPE, UsageReport, authenticate_as, claimed_type,
+    BUNDLE_TYPE, Bundle, DEACTIVATION_TYPE, DELEGATION_RETURN_TYPE, DelegationReturn, Document, Jws, LICENCE_REQUEST_TYPE,
+    LICENCE_TYPE, Licence, PrivateKey, TrustSet, TrustedKey, USAGE_REPORT_TYPE, UsageReport, authenticate_as, claimed_type,
 };
 use entitlements_model::time::{BEGINNING, FOREVER};
 use libfuzzer_sys::fuzz_target;
 
-const TYPES: [&str; 5] = [BUNDLE_TYPE, LICENCE_TYPE, LICENCE_REQUEST_TYPE, DEACTIVATION_TYPE, USAGE_REPORT_TYPE];
+const TYPES: [&str; 6] =
+    [BUNDLE_TYPE, LICENCE_TYPE, LICENCE_REQUEST_TYPE, DEACTIVATION_TYPE, USAGE_REPORT_TYPE, DELEGATION_RETURN_TYPE];
 
 /// The corpus holds documents that this key signed.
 static KEY: LazyLock<PrivateKey> = LazyLock::new(|| PrivateKey::from_seed(&[7; 32]));
@@ -43,4 +44,5 @@ fuzz_target!(|text: &str| {
     authentic::<Bundle>(text);
     authentic::<Licence>(text);
     authentic::<UsageReport>(text);
+    authentic::<DelegationReturn>(text);
 });

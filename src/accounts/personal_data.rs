@@ -176,6 +176,7 @@ fn end_all(client: &mut SpiClient<'_>, account: &Account) -> Result<(), Error> {
     seat::end_all(client, account.id)?;
     subscription::end_all(client, account)?;
     reservation::cancel_all(account.id)?;
+    licence::return_delegations(client, account)?;
     let role = Actor::current().role;
     for end in [
         "UPDATE entitlements.overrides SET ended_at = greatest(pg_catalog.now(), starts_at), ended_by = $2

@@ -7,6 +7,7 @@ use crate::pg::cluster;
 use crate::pg::error::or_raise;
 use crate::pg::session::connect_to_change;
 use crate::pg::snapshot::statement_time;
+use crate::row::present;
 use entitlements_bundle::Clock;
 use entitlements_model::time::{BEGINNING, Time};
 use pgrx::prelude::*;
@@ -17,22 +18,36 @@ use serde_json::json;
 pub struct Deployment {
     pub name: Option<String>,
     pub highest_seen: Time,
-    /// Of the cluster and its log when this was last known to be right.
-    pub cluster: Option<(i64, i32)>,
+    /// Where the database was when that was last known to be right.
+    pub place: Option<Place>,
+}
+
+/// Where a database is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub system_identifier: i64,
+    pub database: i64,
+    /// Of the cluster's log.
+    pub timeline: i32,
 }
 
 impl Deployment {
     pub fn read(client: &SpiClient<'_>) -> Result<Self, Error> {
-        const READ: &str = "SELECT name, highest_seen, system_identifier, timeline FROM entitlements.deployment";
+        const READ: &str =
+            "SELECT name, highest_seen, system_identifier, database_oid, timeline FROM entitlements.deployment";
         let found = client.select(READ, Some(1), &[])?;
         if found.is_empty() {
-            return Ok(Self { name: None, highest_seen: BEGINNING, cluster: None });
+            return Ok(Self { name: None, highest_seen: BEGINNING, place: None });
         }
-        let row = found.first();
+        let row = found.into_iter().next().ok_or_else(|| Error::Internal("the deployment is gone".to_owned()))?;
         Ok(Self {
             name: row.get(1)?,
             highest_seen: row.get::<TimestampWithTimeZone>(2)?.map_or(BEGINNING, Time::from),
-            cluster: row.get::<i64>(3)?.zip(row.get::<i32>(4)?),
+            place: Some(Place {
+                system_identifier: present(&row, 3)?,
+                database: present(&row, 4)?,
+                timeline: present(&row, 5)?,
+            }),
         })
     }
 
@@ -44,21 +59,26 @@ impl Deployment {
 /// Notes that `time` has come.
 pub fn raise_highest(client: &mut SpiClient<'_>, time: Time) -> Result<(), Error> {
     client.update(
-        "INSERT INTO entitlements.deployment AS known (highest_seen, system_identifier, timeline) VALUES ($1, $2, $3)
+        "INSERT INTO entitlements.deployment AS known (highest_seen, system_identifier, database_oid, timeline) VALUES ($1, $2, $3, $4)
          ON CONFLICT (only_row) DO UPDATE SET highest_seen = excluded.highest_seen WHERE known.highest_seen < excluded.highest_seen",
         None,
-        &[timestamp(time).into(), cluster::system_identifier().into(), cluster::timeline().unwrap_or(0).into()],
+        &[
+            timestamp(time).into(),
+            cluster::system_identifier().into(),
+            cluster::database().into(),
+            cluster::timeline().unwrap_or(0).into(),
+        ],
     )?;
     Ok(())
 }
 
 /// Notes that the database is rightly where it is: until then doctor says that it is a copy or was recovered.
-pub fn know_cluster(client: &mut SpiClient<'_>) -> Result<(), Error> {
+pub fn know_place(client: &mut SpiClient<'_>) -> Result<(), Error> {
     client.update(
-        "UPDATE entitlements.deployment SET system_identifier = $1, timeline = $2
-          WHERE (system_identifier, timeline) IS DISTINCT FROM ($1, $2)",
+        "UPDATE entitlements.deployment SET system_identifier = $1, database_oid = $2, timeline = $3
+          WHERE (system_identifier, database_oid, timeline) IS DISTINCT FROM ($1, $2, $3)",
         None,
-        &[cluster::system_identifier().into(), cluster::timeline().unwrap_or(0).into()],
+        &[cluster::system_identifier().into(), cluster::database().into(), cluster::timeline().unwrap_or(0).into()],
     )?;
     Ok(())
 }
@@ -82,7 +102,7 @@ fn set_deployment(name: Option<&str>) {
         audit::take_turn(client, Chain::Catalog)?;
         let old = Deployment::read(client)?.name;
         raise_highest(client, statement_time())?;
-        know_cluster(client)?;
+        know_place(client)?;
         if old.as_deref() == Some(name) {
             return Ok(());
         }

@@ -7,8 +7,9 @@ use entitlements_model::time::{FOREVER, Time};
 use entitlements_model::timeline::{self, Stretch};
 use serde_json::value::RawValue;
 use serde_json::{Value as JsonValue, json};
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::collections::HashMap;
+use std::hash::Hash;
 
 /// What differs in one account.
 pub struct AccountDifference<'b> {
@@ -74,21 +75,44 @@ pub fn between<'b>(
     differences
 }
 
+/// What is stated, each found once by its name; in one account there may be very many.
+struct Named<K, V> {
+    places: HashMap<K, usize>,
+    items: Vec<Option<(K, V)>>,
+}
+
+impl<K: Copy + Eq + Hash, V> Named<K, V> {
+    fn new(items: Vec<(K, V)>) -> Self {
+        let places = items.iter().enumerate().map(|(place, (name, _))| (*name, place)).collect();
+        Self { places, items: items.into_iter().map(Some).collect() }
+    }
+
+    fn take<N: Eq + Hash + ?Sized>(&mut self, name: &N) -> Option<V>
+    where
+        K: Borrow<N>,
+    {
+        let place = self.places.get(name)?;
+        self.items[*place].take().map(|(_, item)| item)
+    }
+
+    /// What was not taken, in its order.
+    fn rest(self) -> impl Iterator<Item = (K, V)> {
+        self.items.into_iter().flatten()
+    }
+}
+
 fn subscriptions<'b>(
     held: Vec<PresentSubscription>,
     stated: Vec<(&'b str, Stretch<Terms>)>,
     now: Time,
 ) -> Vec<SubscriptionDifference<'b>> {
     let mut differences = Vec::new();
-    let mut stated: Vec<Option<(&str, Stretch<Terms>)>> = stated.into_iter().map(Some).collect();
+    let mut stated = Named::new(stated);
     for subscription in held {
-        let found = stated.iter_mut().find(|stated| {
-            stated.as_ref().is_some_and(|(reference, _)| Some(*reference) == subscription.reference.as_deref())
-        });
-        let stated = found.and_then(Option::take);
+        let stated = subscription.reference.as_deref().and_then(|reference| stated.take(reference));
         differences.extend(SubscriptionDifference::of(subscription, stated, now));
     }
-    let new = stated.into_iter().flatten().map(|(reference, stated)| SubscriptionDifference {
+    let new = stated.rest().map(|(reference, stated)| SubscriptionDifference {
         reference: Cow::Borrowed(reference),
         id: None,
         superseded: Vec::new(),
@@ -103,25 +127,23 @@ fn subscriptions<'b>(
 
 fn overrides<'b>(held: Vec<PresentOverride>, stated: Vec<(i32, Exception<'b>)>, now: Time) -> Vec<OverrideDifference<'b>> {
     let mut differences = Vec::new();
-    let mut stated: Vec<Option<(i32, Exception<'b>)>> = stated.into_iter().map(Some).collect();
+    let mut stated = Named::new(stated);
     for old in held {
-        let found = stated.iter_mut().find(|stated| stated.as_ref().is_some_and(|(feature, _)| *feature == old.feature));
-        let stated = found.and_then(Option::take).map(|(_, exception)| exception);
+        let stated = stated.take(&old.feature);
         if stated.as_ref() != Some(&old.exception) {
             let stated = stated.filter(|exception| exception.expires_at > now);
             differences.push(OverrideDifference { feature: old.feature, old: Some(old), stated });
         }
     }
     // What is over already need not begin.
-    let new = stated.into_iter().flatten().filter(|(_, exception)| exception.expires_at > now);
+    let new = stated.rest().filter(|(_, exception)| exception.expires_at > now);
     differences.extend(new.map(|(feature, stated)| OverrideDifference { feature, old: None, stated: Some(stated) }));
     differences
 }
 
 impl<'b> SubscriptionDifference<'b> {
-    fn of(held: PresentSubscription, stated: Option<(&'b str, Stretch<Terms>)>, now: Time) -> Option<Self> {
+    fn of(held: PresentSubscription, stated: Option<Stretch<Terms>>, now: Time) -> Option<Self> {
         let life: Vec<Stretch<Terms>> = held.rows.iter().map(|row| row.stretch.clone()).collect();
-        let stated = stated.map(|(_, stated)| stated);
         let mut added = match &stated {
             Some(stated) => timeline::restate(&life, now, stated.clone()),
             None => timeline::end(&life, now, now).unwrap_or_else(|_| life.clone()),

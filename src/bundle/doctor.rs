@@ -77,21 +77,22 @@ fn clock(deployment: &Deployment) -> Option<Finding> {
 }
 
 fn place(deployment: &Deployment) -> Option<Finding> {
-    let (identifier, timeline) = deployment.cluster?;
+    let known = deployment.place?;
     let detail = json!({
-        "system_identifier": cluster::system_identifier().to_string(), "timeline": cluster::timeline(),
-        "known_system_identifier": identifier.to_string(), "known_timeline": timeline,
+        "system_identifier": cluster::system_identifier().to_string(), "database": cluster::database(), "timeline": cluster::timeline(),
+        "known_system_identifier": known.system_identifier.to_string(), "known_database": known.database,
+        "known_timeline": known.timeline,
     });
-    if identifier != cluster::system_identifier() {
+    if (known.system_identifier, known.database) != (cluster::system_identifier(), cluster::database()) {
         return Some(Finding {
             severity: "warning",
             finding: "database_copied",
             object: "database".to_owned(),
             detail,
-            hint: "The database is in another cluster than before: moved, or a copy beside the original. If this is the place for it, call entitlements.set_deployment.",
+            hint: "The database is another one than before, or in another cluster: moved, restored from a dump, or a copy beside the original. Import the newest bundle again. If this is the place for it, call entitlements.set_deployment.",
         });
     }
-    cluster::timeline().is_some_and(|now| now != timeline).then(|| Finding {
+    cluster::timeline().is_some_and(|now| now != known.timeline).then(|| Finding {
         severity: "warning",
         finding: "database_recovered",
         object: "database".to_owned(),

@@ -52,7 +52,7 @@ fn export_bundle(
         let heartbeat = heartbeat.map(|heartbeat| duration(client, "heartbeat", heartbeat, 1)).transpose()?;
         let mode: Mode = required("mode", mode)?.parse().map_err(|fault| Error::argument("mode", format!("it {fault}")))?;
         let key = match required("sign", sign)? {
-            true => Some(signing_key()?),
+            true => Some(licence::signing_key(client)?),
             false => None,
         };
         let keys = introduced(introduce)?;
@@ -291,11 +291,11 @@ impl Holdings {
         let names: Option<Vec<String>> = names.map(|names| names.into_iter().collect());
         holdings.subscriptions(client, names.clone())?;
         holdings.overrides(client, names.clone())?;
-        holdings.blocks(client, names.clone())?;
-        for (account, delegation) in licence::delegations(client, audience, names)? {
+        for (account, delegation) in licence::delegations(client, audience, names.clone())? {
             holdings.features.insert(delegation.feature.clone());
             holdings.account(&account)?.delegations.push(delegation);
         }
+        holdings.blocks(client, names)?;
         let catalog = holdings.catalog();
         Ok((holdings.accounts, catalog))
     }
@@ -423,7 +423,8 @@ impl Holdings {
         Ok(())
     }
 
-    /// A blocked account holds nothing; a blocked feature is denied.
+    /// A blocked account holds nothing; a blocked feature is denied. What was delegated to the account counts at the audience until
+    /// its lease ends, whatever is stated, so that is denied too.
     fn blocks(&mut self, client: &SpiClient<'_>, names: Option<Vec<String>>) -> Result<(), Error> {
         for row in client.select(BLOCKS, None, &[names.into()])? {
             let feature = row.get::<String>(2)?.map(|key| stored::parsed::<FeatureKey>(&key)).transpose()?;
@@ -434,15 +435,15 @@ impl Holdings {
             }
             let account = self.account(&key)?;
             match feature {
-                None => *account = Account::default(),
+                None => {
+                    let delegated = account.delegations.iter().map(|delegation| delegation.feature.clone());
+                    let delegated: BTreeSet<FeatureKey> = delegated.collect();
+                    let overrides = delegated.into_iter().map(|feature| denied(feature, &reason)).collect();
+                    *account = Account { overrides, ..Account::default() };
+                }
                 Some(feature) => {
                     account.overrides.retain(|known| known.feature != feature);
-                    account.overrides.push(Override {
-                        feature: feature.clone(),
-                        value: OverrideValue::Deny,
-                        reason,
-                        expires_at: None,
-                    });
+                    account.overrides.push(denied(feature.clone(), &reason));
                     self.features.insert(feature);
                 }
             }
@@ -473,7 +474,30 @@ impl Holdings {
         self.state.prices.clear();
         let Json::Object(mut members) = catalog::export(&self.state) else { return None };
         members.retain(|(member, _)| member != "revision");
+        for (member, features) in &mut members {
+            if let ("features", Json::Object(features)) = (member.as_str(), features) {
+                features.iter_mut().for_each(|(_, feature)| state_defaults(feature));
+            }
+        }
         (!members.is_empty()).then_some(Json::Object(members))
+    }
+}
+
+fn denied(feature: FeatureKey, reason: &str) -> Override {
+    Override { feature, value: OverrideValue::Deny, reason: reason.to_owned(), expires_at: None }
+}
+
+/// What decides how much of a feature can be used. Where it is at its default that is stated too, since members that a document
+/// does not name stay as they are where it is applied.
+const DECISIVE: [&str; 9] = ["combine", "period", "anchor", "overage", "ceiling", "rollover", "draws_on", "lease", "burst"];
+
+fn state_defaults(feature: &mut Json) {
+    if let Json::Object(members) = feature {
+        for name in DECISIVE {
+            if !members.iter().any(|(member, _)| member == name) {
+                members.push((name.to_owned(), Json::Null));
+            }
+        }
     }
 }
 

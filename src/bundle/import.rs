@@ -113,9 +113,9 @@ fn judged(client: &SpiClient<'_>, text: &str, authentic: Authentic) -> Result<Op
         _ => authenticate(text, &trust)?,
     };
     let deployment = Deployment::read(client)?;
-    let last = Last::read(client, &authentic.bundle().issuer)?;
     let kid = authentic.signer().key.kid().to_string();
     let name = deployment.name.as_deref().unwrap_or_default();
+    let last = Last::read(client, &authentic.bundle().issuer, name)?;
     let sequence = authentic.bundle().sequence;
     if let Some(Last { reset_to: Some(reset_to), .. }) = &last
         && sequence <= *reset_to
@@ -130,7 +130,8 @@ fn judged(client: &SpiClient<'_>, text: &str, authentic: Authentic) -> Result<Op
     }
 }
 
-/// The last bundle of the issuer, also when it is not in force any more.
+/// The last bundle of the issuer for this database under its present name, also when it is not in force any more: issuers number
+/// bundles for each name.
 struct Last {
     accepted: Accepted,
     /// Where its sequence number was reset, or what it brought was ended: numbers above this one are accepted next.
@@ -138,11 +139,11 @@ struct Last {
 }
 
 impl Last {
-    fn read(client: &SpiClient<'_>, issuer: &str) -> Result<Option<Self>, Error> {
+    fn read(client: &SpiClient<'_>, issuer: &str, audience: &str) -> Result<Option<Self>, Error> {
         const READ: &str =
             "SELECT sequence, digest, coalesce(reset_to, CASE WHEN superseded_at IS NOT NULL THEN sequence - 1 END)
-               FROM entitlements.bundles WHERE issuer = $1 ORDER BY id DESC";
-        let found = client.select(READ, Some(1), &[issuer.into()])?;
+               FROM entitlements.bundles WHERE issuer = $1 AND audience = $2 ORDER BY id DESC";
+        let found = client.select(READ, Some(1), &[issuer.into(), audience.into()])?;
         if found.is_empty() {
             return Ok(None);
         }
@@ -241,7 +242,7 @@ fn accept(client: &mut SpiClient<'_>, text: &str, Judged { acceptance, kid }: Ju
         stated::as_stored(client, &mut plan.accounts)?;
     }
     let name = format!("{} {}", bundle.issuer, bundle.sequence);
-    trust::introduce(client, &acceptance.introduces, &format!("introduced by the bundle {name}"))?;
+    trust::introduce(client, &acceptance.introduces, &kid, &format!("introduced by the bundle {name}"))?;
     let source = source_of(&bundle.issuer);
     let arrivals = Arrivals::of(client, bundle)?;
     let mut accounts = Some(plan.accounts);
@@ -305,7 +306,7 @@ fn keep(client: &mut SpiClient<'_>, text: &str, acceptance: &Acceptance, kid: &s
         ],
     )?;
     deployment::raise_highest(client, acceptance.highest)?;
-    deployment::know_cluster(client)?;
+    deployment::know_place(client)?;
     let change = Change {
         action: "import",
         object: "bundle",

@@ -41,7 +41,8 @@ pub fn source_of(issuer: &str) -> String {
     format!("{SOURCE_PREFIX}{issuer}")
 }
 
-const SOURCE_PREFIX: &str = "bundle:";
+/// What sources of rows that came by a bundle begin with.
+pub const SOURCE_PREFIX: &str = "bundle:";
 
 /// Whether rows with this source came by a bundle.
 pub fn is_of_bundle(source: &[u8]) -> bool {

@@ -5,10 +5,12 @@ use super::difference;
 use super::stated::{self, Catalog};
 use super::{present, source_of, trust};
 use crate::accounts::arguments::{required, timestamp, transaction_time};
+use crate::catalog::stored;
 use crate::error::Error;
 use crate::licence;
 use crate::pg::error::or_raise;
 use entitlements_bundle::{BUNDLE_LIMITS, BUNDLE_TYPE, Bundle, Digest, Jws, Mode, Standing, Terms, TrustSet};
+use entitlements_model::catalog;
 use entitlements_model::time::Time;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, SpiHeapTupleData};
@@ -141,6 +143,7 @@ impl Status {
         if deployment.name.as_deref() != Some(&bundle.audience) {
             faults.push("the document is for a database of another name".to_owned());
         }
+        faults.extend(self.compare_catalog(client, &bundle)?);
         faults.extend(self.compare(client, &bundle)?);
         faults.extend(licence::delegation_faults(client, &bundle)?);
         if !revoked.iter().eq(&bundle.revoked) {
@@ -160,10 +163,28 @@ impl Status {
         Bundle::parse(&payload).map_err(|_| "the stored document is not a bundle")
     }
 
+    /// What the catalog would have to become to be as the document states, with the versions of plans that were the latest when it
+    /// was accepted: those are what its subscriptions hold.
+    fn compare_catalog(&self, client: &SpiClient<'_>, bundle: &Bundle) -> Result<Option<String>, Error> {
+        let Some(document) = &bundle.catalog else { return Ok(None) };
+        let state = stored::read_at(client, self.accepted_at)?;
+        Ok(match catalog::plan_changes(&state, document) {
+            Ok(changes) => changes.first().map(|first| {
+                format!(
+                    "the catalog is not as the document states in {} places, such as {} {}",
+                    changes.len(),
+                    first.object().as_str(),
+                    first.key()
+                )
+            }),
+            Err(_) => Some("the catalog conflicts with what the document states".to_owned()),
+        })
+    }
+
     /// What the issuer's rows would have to become to be as the document states.
     fn compare(&self, client: &SpiClient<'_>, bundle: &Bundle) -> Result<Option<String>, Error> {
-        let catalog = Catalog::read(client, self.accepted_at)?;
-        let Ok(mut stated) = catalog.read_accounts(bundle) else {
+        let known = Catalog::read(client, self.accepted_at)?;
+        let Ok(mut stated) = known.read_accounts(bundle) else {
             return Ok(Some("plans or features that the document names are not there any more".to_owned()));
         };
         stated::as_stored(client, &mut stated)?;

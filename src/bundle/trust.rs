@@ -35,14 +35,14 @@ pub fn read(client: &SpiClient<'_>) -> Result<TrustSet, Error> {
     Ok(keys.into_iter().collect())
 }
 
-/// Trusts keys that a bundle introduces.
-pub fn introduce(client: &mut SpiClient<'_>, keys: &[TrustedKey], reason: &str) -> Result<(), Error> {
+/// Trusts keys that a bundle introduces, signed by the key `by`.
+pub fn introduce(client: &mut SpiClient<'_>, keys: &[TrustedKey], by: &str, reason: &str) -> Result<(), Error> {
     for known in keys {
         let jwk = known.key.to_jwk().to_string();
         let kid = known.key.kid().to_string();
         client.update(
-            "INSERT INTO entitlements.trusted_keys (kid, issuer, purpose, jwk, algorithm, valid_from, valid_until, created_by)
-             VALUES ($1, $2, $3, $4::pg_catalog.jsonb, 'EdDSA', $5, $6, $7)",
+            "INSERT INTO entitlements.trusted_keys (kid, issuer, purpose, jwk, algorithm, valid_from, valid_until, created_by, introduced_by)
+             VALUES ($1, $2, $3, $4::pg_catalog.jsonb, 'EdDSA', $5, $6, $7, $8)",
             None,
             &[
                 kid.as_str().into(),
@@ -52,6 +52,7 @@ pub fn introduce(client: &mut SpiClient<'_>, keys: &[TrustedKey], reason: &str) 
                 timestamp(known.not_before).into(),
                 timestamp(known.not_after).into(),
                 Actor::current().role.into(),
+                by.into(),
             ],
         )?;
         let change = Change {
@@ -59,7 +60,7 @@ pub fn introduce(client: &mut SpiClient<'_>, keys: &[TrustedKey], reason: &str) 
             object: "key",
             object_id: kid,
             old: None,
-            new: Some(json!({ "issuer": known.issuer, "purpose": known.purpose.as_str() })),
+            new: Some(json!({ "issuer": known.issuer, "purpose": known.purpose.as_str(), "introduced_by": by })),
             reason: Some(reason.to_owned()),
         };
         audit::record(client, Chain::Catalog, &[change])?;

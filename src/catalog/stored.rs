@@ -2,6 +2,7 @@
 //!
 //! One statement reads all of it: one statement has one snapshot, so also a reader that took no turn sees no half of a change.
 
+use crate::accounts::arguments::timestamp;
 use crate::error::Error;
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::catalog::{
@@ -11,6 +12,7 @@ use entitlements_model::json::{self, Json, Limits};
 use entitlements_model::key::FeatureKey;
 use entitlements_model::kind::Kind;
 use entitlements_model::period::Period;
+use entitlements_model::time::{FOREVER, Time};
 use pgrx::spi::SpiClient;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -54,7 +56,7 @@ const STORED: &str = "
     CROSS JOIN LATERAL (
         SELECT published.id, published.version, published.definition
         FROM entitlements.plan_versions AS published
-        WHERE published.plan_id = plan.id
+        WHERE published.plan_id = plan.id AND published.published_at <= $1
         ORDER BY published.version DESC
         LIMIT 1) AS latest
     UNION ALL
@@ -131,9 +133,14 @@ struct PriceRow {
 
 /// The whole present catalog.
 pub fn read(client: &SpiClient<'_>) -> Result<State, Error> {
+    read_at(client, FOREVER)
+}
+
+/// The present catalog with the versions of plans that were the latest at `at`.
+pub fn read_at(client: &SpiClient<'_>, at: Time) -> Result<State, Error> {
     let mut state = State::default();
     let (mut plans, mut prices) = (Vec::new(), Vec::new());
-    for row in client.select(STORED, None, &[])? {
+    for row in client.select(STORED, None, &[timestamp(at).into()])? {
         let what = row.get::<String>(1)?.unwrap_or_default();
         let key = row.get::<String>(2)?.unwrap_or_default();
         let content = row.get::<String>(3)?.unwrap_or_default();

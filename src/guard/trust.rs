@@ -8,6 +8,7 @@ use crate::accounts::arguments::{required, required_moment, required_text, times
 use crate::audit::{self, Chain, Change};
 use crate::bundle::withdraw;
 use crate::error::Error;
+use crate::licence;
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
 use crate::pg::session::{Actor, connect_to_change};
@@ -117,7 +118,8 @@ fn add(client: &mut SpiClient<'_>, trust: &Trust<'_>) -> Result<(), Error> {
     audit::take_turn(client, Chain::Catalog)?;
     let present = client.update(
         "SELECT jwk = $3::pg_catalog.jsonb AND issuer = $4 AND audience IS NOT DISTINCT FROM $5
-                AND account_claim IS NOT DISTINCT FROM $6 AND ($7 IS NULL OR valid_from = $7) AND valid_until = $8
+                AND account_claim IS NOT DISTINCT FROM $6 AND ($7 IS NULL OR valid_from = $7) AND valid_until = $8,
+                introduced_by IS NOT NULL
            FROM entitlements.trusted_keys WHERE kid = $1 AND purpose = $2 AND distrusted_at IS NULL",
         Some(1),
         &[
@@ -132,8 +134,9 @@ fn add(client: &mut SpiClient<'_>, trust: &Trust<'_>) -> Result<(), Error> {
         ],
     )?;
     if !present.is_empty() {
-        return match present.first().get_one::<bool>()? {
-            Some(true) => Ok(()),
+        return match present.first().get_two::<bool, bool>()? {
+            (Some(true), Some(false)) => Ok(()),
+            (Some(true), _) => vouch(client, trust),
             _ => Err(Error::Conflict {
                 message: format!("a key named \"{}\" is trusted for this purpose on other terms", trust.kid),
                 hint: "Distrust that one first with entitlements.distrust_key.".to_owned(),
@@ -163,6 +166,19 @@ fn add(client: &mut SpiClient<'_>, trust: &Trust<'_>) -> Result<(), Error> {
     audit::record(client, Chain::Catalog, &[change])
 }
 
+/// Who calls for a key that a bundle introduced vouches for it: what becomes of the other key is nothing to it any more.
+fn vouch(client: &mut SpiClient<'_>, trust: &Trust<'_>) -> Result<(), Error> {
+    let vouched = client.update(
+        "UPDATE entitlements.trusted_keys AS key SET introduced_by = NULL
+          WHERE kid = $1 AND purpose = $2 AND distrusted_at IS NULL RETURNING pg_catalog.to_jsonb(key)::pg_catalog.text",
+        None,
+        &[trust.kid.as_str().into(), trust.purpose.into()],
+    )?;
+    let new = vouched.first().get_one::<String>()?.map(raw);
+    let change = Change { action: "trust", object: "key", object_id: trust.kid.clone(), old: None, new, reason: None };
+    audit::record(client, Chain::Catalog, &[change])
+}
+
 #[pg_extern(sql = false)]
 fn distrust_key(kid: Option<&str>, reason: Option<&str>, rows: Option<&str>) -> bool {
     or_raise(connect_to_change(|client| {
@@ -173,26 +189,70 @@ fn distrust_key(kid: Option<&str>, reason: Option<&str>, rows: Option<&str>) -> 
             _ => return Err(Error::argument("rows", "it is not one of: keep, end")),
         };
         audit::take_turn(client, Chain::Catalog)?;
+        let own = licence::distrust_signing_key(client, kid, reason)?;
         let known = client.update("SELECT FROM entitlements.trusted_keys WHERE kid = $1", Some(1), &[kid.into()])?;
-        if known.is_empty() {
+        if known.is_empty() && own.is_none() {
             return Err(Error::UnknownRow { object: "key", id: kid.to_owned() });
         }
-        let distrusted = client.update(
-            "UPDATE entitlements.trusted_keys AS key SET distrusted_at = pg_catalog.now(), distrusted_by = $2, distrusted_reason = $3
-              WHERE kid = $1 AND distrusted_at IS NULL RETURNING pg_catalog.to_jsonb(key)::pg_catalog.text",
-            None,
-            &[kid.into(), Actor::current().role.into(), reason.into()],
-        )?;
-        let mut changes = Vec::new();
-        for row in distrusted {
-            let (object_id, reason) = (kid.to_owned(), Some(reason.to_owned()));
-            let old = row.get::<String>(1)?.map(raw);
-            changes.push(Change { action: "distrust", object: "key", object_id, old, new: None, reason });
-        }
-        audit::record(client, Chain::Catalog, &changes)?;
+        let line = line_of(client, kid)?;
+        let affected = if ends_rows { line.clone() } else { vec![kid.to_owned()] };
+        let changed = distrust(client, kid, &affected, reason)?;
+        let still_trusted = trusted_of(client, &line)?;
         if ends_rows {
-            withdraw(client, kid, reason)?;
+            for kid in affected.iter().filter(|kid| !still_trusted.contains(kid)) {
+                withdraw(client, kid, reason)?;
+            }
+        } else if !still_trusted.is_empty() {
+            pgrx::notice!(
+                "keys that were introduced under this one are still trusted: {}; if it was copied, call again with rows => 'end'",
+                still_trusted.join(", ")
+            );
         }
-        Ok(!changes.is_empty())
+        Ok(changed || own == Some(true))
     }))
+}
+
+/// The key, those that its bundles introduced, those that theirs did, and so on.
+fn line_of(client: &mut SpiClient<'_>, kid: &str) -> Result<Vec<String>, Error> {
+    const LINE: &str = "
+        WITH RECURSIVE line (kid) AS (
+            SELECT $1 COLLATE \"C\"
+            UNION
+            SELECT key.kid FROM entitlements.trusted_keys AS key JOIN line ON key.introduced_by = line.kid)
+        SELECT kid FROM line";
+    let mut line = Vec::new();
+    for row in client.update(LINE, None, &[kid.into()])? {
+        line.extend(row.get::<String>(1)?);
+    }
+    Ok(line)
+}
+
+/// False if none of them is trusted. But for `kid` itself, what somebody has vouched for stays.
+fn distrust(client: &mut SpiClient<'_>, kid: &str, line: &[String], reason: &str) -> Result<bool, Error> {
+    let distrusted = client.update(
+        "UPDATE entitlements.trusted_keys AS key SET distrusted_at = pg_catalog.now(), distrusted_by = $3, distrusted_reason = $4
+          WHERE distrusted_at IS NULL AND (kid = $1 OR (kid = ANY ($2) AND introduced_by = ANY ($2)))
+         RETURNING kid, pg_catalog.to_jsonb(key)::pg_catalog.text",
+        None,
+        &[kid.into(), line.to_vec().into(), Actor::current().role.into(), reason.into()],
+    )?;
+    let mut changes = Vec::new();
+    for row in distrusted {
+        let (object_id, reason) = (row.get::<String>(1)?.unwrap_or_default(), Some(reason.to_owned()));
+        let old = row.get::<String>(2)?.map(raw);
+        changes.push(Change { action: "distrust", object: "key", object_id, old, new: None, reason });
+    }
+    audit::record(client, Chain::Catalog, &changes)?;
+    Ok(!changes.is_empty())
+}
+
+/// Those of the keys that are trusted for bundles.
+fn trusted_of(client: &mut SpiClient<'_>, line: &[String]) -> Result<Vec<String>, Error> {
+    const TRUSTED: &str = "SELECT kid FROM entitlements.trusted_keys
+          WHERE kid = ANY ($1) AND purpose = 'bundle' AND distrusted_at IS NULL ORDER BY kid";
+    let mut trusted = Vec::new();
+    for row in client.update(TRUSTED, None, &[line.to_vec().into()])? {
+        trusted.extend(row.get::<String>(1)?);
+    }
+    Ok(trusted)
 }

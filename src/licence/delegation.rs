@@ -23,7 +23,9 @@ use crate::pg::error::or_raise;
 use crate::pg::session::{Actor, connect_to_change};
 use crate::pg::snapshot::statement_time;
 use crate::row::{present, present_time};
-use entitlements_bundle::{Bundle, Delegation, DelegationReturn, NumericDate, Purpose, Refusal, authenticate_as};
+use entitlements_bundle::{
+    Bundle, Delegation, DelegationReturn, NumericDate, Purpose, Refusal, authenticate_as, judge_return,
+};
 use entitlements_model::amount::Amount;
 use entitlements_model::key::{AccountKey, FeatureKey};
 use entitlements_model::time::Time;
@@ -192,9 +194,11 @@ fn stated(bundle: &Bundle) -> impl Iterator<Item = (&AccountKey, &Delegation)> {
     bundle.accounts.iter().flat_map(|(key, account)| account.delegations.iter().map(move |delegation| (key, delegation)))
 }
 
-/// What a bundle delegates to this site beyond what is here and what is over. A bundle that brings back what ended here is refused.
+/// What a bundle delegates to this site beyond what is here and what is over. A bundle that brings back what ended here is refused;
+/// what an erased account had is over, and that it is still stated is not refused, for its account is nobody's any more.
 pub fn arriving<'b>(client: &SpiClient<'_>, bundle: &'b Bundle) -> Result<Vec<Arriving<'b>>, Error> {
-    const KNOWN: &str = "SELECT delegation.id, account.key, feature.key, delegation.amount, delegation.lease_ends_at, delegation.returned_at IS NOT NULL
+    const KNOWN: &str = "SELECT delegation.id, account.key, feature.key, delegation.amount, delegation.lease_ends_at, delegation.returned_at IS NOT NULL,
+                account.erased_at IS NOT NULL
            FROM entitlements.received_delegations AS delegation
            JOIN entitlements.accounts AS account ON account.id = delegation.account_id
            JOIN entitlements.features AS feature ON feature.id = delegation.feature_id
@@ -203,26 +207,60 @@ pub fn arriving<'b>(client: &SpiClient<'_>, bundle: &'b Bundle) -> Result<Vec<Ar
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let mut known: HashMap<i64, Received> = HashMap::new();
+    let mut known: HashMap<i64, (Received, bool)> = HashMap::new();
     for row in client.select(KNOWN, None, &[bundle.issuer.as_str().into(), ids.into()])? {
-        known.insert(present(&row, 1)?, Received::read(&row, 2)?);
+        known.insert(present(&row, 1)?, (Received::read(&row, 2)?, present(&row, 7)?));
     }
     let now = Deployment::read(client)?.clock().time();
     let mut arriving = Vec::new();
     for (account, delegation) in stated(bundle) {
-        let ended = |how: &str| {
-            let message = format!("delegation {} {how}", delegation.id);
-            Error::BundleRefused(Box::new(RefusedBundle::new("delegation_ended", message, Vec::new())))
-        };
+        let ended = |how: &str| refused("delegation_ended", format!("delegation {} {how}", delegation.id));
         match known.get(&delegation.id) {
-            Some(received) if received.is_returned => return Err(ended("was returned")),
-            Some(received) if !received.is_as_stated(account, delegation) => return Err(ended("was on other terms before")),
+            Some((_, true)) => {}
+            Some((received, _)) if received.is_returned => return Err(ended("was returned")),
+            Some((received, _)) if !received.is_as_stated(account, delegation) => {
+                return Err(ended("was on other terms before"));
+            }
             Some(_) => {}
             None if delegation.ends_at.time() <= now => {}
             None => arriving.push(Arriving { account, delegation }),
         }
     }
+    refuse_taken_names(client, &bundle.issuer, &arriving)?;
     Ok(arriving)
+}
+
+fn refused(reason: &'static str, message: String) -> Error {
+    Error::BundleRefused(Box::new(RefusedBundle::new(reason, message, Vec::new())))
+}
+
+/// A delegation becomes a credit of its own name. Somebody here may have made another one of that name.
+fn refuse_taken_names(client: &SpiClient<'_>, issuer: &str, arriving: &[Arriving<'_>]) -> Result<(), Error> {
+    const TAKEN: &str = "SELECT credit.source_ref, account.key, feature.key, credit.amount, credit.expires_at,
+                credit.priority <> $3 OR credit.period IS NOT NULL
+           FROM entitlements.credits AS credit
+           JOIN entitlements.accounts AS account ON account.id = credit.account_id
+           JOIN entitlements.features AS feature ON feature.id = credit.feature_id
+          WHERE credit.source = $1 AND credit.source_ref = ANY ($2)";
+    let names: Vec<String> = arriving.iter().map(|arriving| arriving.delegation.id.to_string()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let named: HashMap<&str, &Arriving<'_>> = names.iter().map(String::as_str).zip(arriving).collect();
+    for row in client.select(TAKEN, None, &[source_of(issuer).into(), names.clone().into(), credit::PRIORITY.into()])? {
+        let (name, differs): (String, bool) = (present(&row, 1)?, present(&row, 6)?);
+        let credit = Received::read(&row, 2)?;
+        let is_same = named
+            .get(name.as_str())
+            .is_some_and(|Arriving { account, delegation }| credit.is_as_stated(account, delegation));
+        if differs || !is_same {
+            return Err(refused(
+                "delegation_taken",
+                format!("a credit that was granted here has the name of delegation {name}"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Makes what an accepted bundle brings count here.
@@ -315,14 +353,39 @@ fn return_delegation(id: Option<i64>, issuer: Option<&str>) -> String {
         }
         let row = found.into_iter().next().ok_or_else(|| unknown(id))?;
         let (issuer, account): (String, i64) = (present(&row, 1)?, present(&row, 2)?);
-        let account = Account::take_by_id(client, account)?;
+        // Of an erased account too: what nobody can use is the issuer's again.
+        let account = Account { id: account };
+        audit::take_turn(client, account.chain())?;
         give_up(client, id, issuer, &account)
     }))
 }
 
+/// Gives all up that an account has which is being erased, when its seats and reservations have ended. `return_delegation` hands
+/// the documents out.
+pub fn return_all(client: &mut SpiClient<'_>, account: &Account) -> Result<(), Error> {
+    const OPEN: &str = "SELECT issuer, id FROM entitlements.received_delegations
+          WHERE account_id = $1 AND returned_at IS NULL AND lease_ends_at > pg_catalog.statement_timestamp() ORDER BY issuer, id";
+    let mut open: Vec<(String, i64)> = Vec::new();
+    for row in client.update(OPEN, None, &[account.id.into()])? {
+        open.push((present(&row, 1)?, present(&row, 2)?));
+    }
+    if open.is_empty() {
+        return Ok(());
+    }
+    // Erasing does not wait for a key.
+    if own_name(&Deployment::read(client)?).and_then(|_| signing_key(client)).is_err() {
+        pgrx::warning!("the units that were delegated to the account are not given back: this database cannot sign");
+        return Ok(());
+    }
+    open.into_iter().try_for_each(|(issuer, id)| give_up(client, id, issuer, account).map(|_| ()))
+}
+
 /// The return, signed; one that was made before as it was.
 fn give_up(client: &mut SpiClient<'_>, id: i64, issuer: String, account: &Account) -> Result<String, Error> {
-    const LOCK: &str = "SELECT credit_id, return_document FROM entitlements.received_delegations WHERE issuer = $1 AND id = $2 FOR NO KEY UPDATE";
+    const LOCK: &str = "SELECT delegation.credit_id, delegation.return_document, credit.voided_at IS NOT NULL
+           FROM entitlements.received_delegations AS delegation
+           JOIN entitlements.credits AS credit ON credit.id = delegation.credit_id
+          WHERE delegation.issuer = $1 AND delegation.id = $2 FOR NO KEY UPDATE OF delegation";
     let found = client.update(LOCK, Some(1), &[issuer.as_str().into(), id.into()])?;
     let row = found.into_iter().next().ok_or_else(|| unknown(id))?;
     if let Some(document) = row.get::<String>(2)? {
@@ -330,7 +393,11 @@ fn give_up(client: &mut SpiClient<'_>, id: i64, issuer: String, account: &Accoun
     }
     let deployment = Deployment::read(client)?;
     let reason = format!("delegation {id} is returned");
-    let unused = credit::void(Some(present(&row, 1)?), Some(&reason))?;
+    // What was unused of a credit that was voided before nobody can tell any more.
+    let unused = match present(&row, 3)? {
+        true => Amount::ZERO,
+        false => credit::void(Some(present(&row, 1)?), Some(&reason))?,
+    };
     let key = signing_key(client)?;
     let document = DelegationReturn {
         issuer: own_name(&deployment)?.to_owned(),
@@ -398,12 +465,9 @@ fn accept_return(document: Option<&str>) -> AnyNumeric {
 fn accept(document: &str) -> Result<Amount, Error> {
     let (id, unused) = connect_to_change(|client| {
         let trust = trusted_keys(client, Purpose::UsageReport)?;
-        let returned = authenticate_as::<DelegationReturn>(document, &trust)?.into_document();
+        let authentic = authenticate_as::<DelegationReturn>(document, &trust)?;
         let deployment = Deployment::read(client)?;
-        let name = own_name(&deployment)?;
-        if returned.audience != name {
-            return Err(Refusal::OtherAudience { audience: returned.audience, deployment: name.to_owned() }.into());
-        }
+        let returned = judge_return(authentic, own_name(&deployment)?, deployment.clock())?;
         let out = HandedOut::lock(client, returned.id)?;
         if out.site != returned.issuer {
             return Err(Refusal::OtherIssuer { claimed: returned.issuer, signer: out.site }.into());

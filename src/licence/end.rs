@@ -1,7 +1,8 @@
 //! Licences that end before their time.
 //!
 //! A licence that was revoked can be shown until the end it was signed with; so its seat stays taken until then, and the list of
-//! revoked licences names it. One whose machine has signed that it gave it up frees its seat at once.
+//! revoked licences names it. One whose machine has signed that it gave it up frees its seat at once, if the seat was taken for
+//! a licence.
 
 use super::own_name;
 use crate::accounts::account::{Account, raw};
@@ -89,7 +90,7 @@ fn deactivate(document: &str) -> Result<bool, Error> {
     }
 }
 
-/// None if the licence was deactivated before; the seat if nothing else of its holder needs it.
+/// None if the licence was deactivated before; the seat if it was taken for a licence and nothing else of its holder needs it.
 fn note_deactivation(client: &mut SpiClient<'_>, document: &Deactivation) -> Result<Option<Option<Seat>>, Error> {
     let text = &document.licence;
     if !super::issue::is_id(text) {
@@ -131,7 +132,10 @@ fn note_deactivation(client: &mut SpiClient<'_>, document: &Deactivation) -> Res
             AND NOT EXISTS (SELECT FROM entitlements.licences AS other
                              WHERE other.account_id = licence.account_id AND other.seat_feature_id = licence.seat_feature_id
                                AND other.holder = licence.holder AND other.deactivated_at IS NULL
-                               AND other.expires_at > pg_catalog.statement_timestamp())";
+                               AND other.expires_at > pg_catalog.statement_timestamp())
+            AND EXISTS (SELECT FROM entitlements.licences AS taking JOIN entitlements.seats AS seat ON seat.id = taking.seat_id
+                         WHERE taking.account_id = licence.account_id AND taking.seat_feature_id = licence.seat_feature_id
+                           AND taking.holder = licence.holder AND seat.ended_at IS NULL)";
     let found = client.update(FREE, Some(1), &[id.into()])?;
     let Some(row) = found.into_iter().next() else { return Ok(Some(None)) };
     let seat = match (row.get(1)?, row.get(2)?, row.get(3)?) {

@@ -2,7 +2,8 @@
 //!
 //! A licence says what its account is entitled to at this moment, and ends when that may change at the latest. Where it counts
 //! against an allocation its subject has a seat for as long as any licence of the subject holds: the seat's lease is never
-//! shorter than what was signed, so a place changes hands only when nobody can show a licence for it any more.
+//! shorter than what was signed, so a place changes hands only when nobody can show a licence for it any more. What the place is
+//! taken from may have an end, and no licence outlasts that.
 
 use super::signing::{own_licence_keys, signing_key};
 use super::{exists, own_name};
@@ -15,12 +16,13 @@ use crate::check::functions::{Answer, denial, sql_value};
 use crate::check::memo::MEMO;
 use crate::error::Error;
 use crate::meter::reservation::{end_of, new_id};
-use crate::meter::seat;
+use crate::meter::seat::{self, Kept};
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
 use crate::pg::session::{Actor, connect_to_change};
 use crate::pg::snapshot::statement_time;
 use crate::pg::subtransaction::with_fresh_snapshot;
+use crate::row::present;
 use entitlements_bundle::{Binding, Licence, LicenceRequest, NumericDate, Order, Refusal, authenticate_as};
 use entitlements_model::json::{self, Json, Limits};
 use entitlements_model::key::{AccountKey, FeatureKey};
@@ -52,6 +54,8 @@ struct Signed {
     token: String,
     kid: String,
     expires: NumericDate,
+    /// The seat that was taken for it.
+    seat: Option<i64>,
 }
 
 #[pg_extern(sql = false)]
@@ -81,6 +85,7 @@ fn issue(
     let features = features.map(named).transpose()?;
     let deployment = connect_to_change(|client| Deployment::read(client))?;
     let issuer = own_name(&deployment)?;
+    refuse_clock_behind(&deployment)?;
     let request = request.map(|text| LicenceRequest::open(text, issuer)).transpose()?.map(|received| received.document);
     if let Some(request) = &request
         && request.account.as_str() != key
@@ -123,6 +128,12 @@ fn issue(
     Ok(signed.token)
 }
 
+/// What is signed now would be longer than it says, for whoever has the right time.
+fn refuse_clock_behind(deployment: &Deployment) -> Result<(), Refusal> {
+    let clock = deployment.clock();
+    if clock.is_behind() { Err(Refusal::ClockBehind(NumericDate::from_time(clock.highest))) } else { Ok(()) }
+}
+
 fn named(features: Vec<Option<String>>) -> Result<Vec<String>, Error> {
     match features.into_iter().collect::<Option<Vec<String>>>() {
         Some(features) if features.is_empty() => Err(Error::argument("features", "it is empty")),
@@ -158,11 +169,8 @@ fn renew(token: Option<&str>, ttl: Option<Interval>) -> Result<String, Error> {
         let issuer = own_name(&deployment)?;
         let authentic = authenticate_as::<Licence>(token, &own_licence_keys(client, issuer)?)?;
         let licence = authentic.into_document();
-        let clock = deployment.clock();
-        if clock.is_behind() {
-            return Err(Refusal::ClockBehind(NumericDate::from_time(clock.highest)).into());
-        }
-        if licence.expires.time() <= clock.time() {
+        refuse_clock_behind(&deployment)?;
+        if licence.expires.time() <= deployment.clock().time() {
             return Err(Refusal::Expired(licence.expires).into());
         }
         Ok::<_, Error>((Terms::of(client, licence)?, issuer.to_owned()))
@@ -173,11 +181,13 @@ fn renew(token: Option<&str>, ttl: Option<Interval>) -> Result<String, Error> {
 }
 
 impl Terms {
-    /// Those of a licence that holds, which stays locked.
+    /// Those of a licence that holds, which stays locked. They are what was kept when it was issued, whatever the token says: more
+    /// than the vendor may have a key that has signed here.
     fn of(client: &mut SpiClient<'_>, licence: Licence) -> Result<Self, Error> {
         let unknown = || Error::UnknownRow { object: "licence", id: licence.id.clone() };
         const READ: &str = "SELECT licence.id, account.key, licence.features, feature.key,
-                    licence.revoked_at IS NOT NULL OR licence.deactivated_at IS NOT NULL
+                    licence.revoked_at IS NOT NULL OR licence.deactivated_at IS NOT NULL,
+                    licence.holder, licence.audience, licence.machine, licence.machine_key, licence.nonce
                FROM entitlements.licences AS licence
                JOIN entitlements.accounts AS account ON account.id = licence.account_id
                LEFT JOIN entitlements.features AS feature ON feature.id = licence.seat_feature_id
@@ -191,18 +201,30 @@ impl Terms {
             return Err(Refusal::Revoked(licence.id).into());
         }
         let (Some(id), Some(account)) = (row.get(1)?, row.get(2)?) else { return Err(unknown()) };
-        let holder = licence.holder.ok_or_else(|| Error::Internal("a licence has no holder".to_owned()))?;
-        let (audience, machine) = (licence.audience, licence.machine);
-        Ok(Self { id, account, holder, audience, features: row.get(3)?, seat: row.get(4)?, machine })
+        let broken = || Error::Internal("a licence is bound to what is no machine".to_owned());
+        let binding = |machine: String| {
+            let key = row.get::<String>(9)?.map(|key| key.parse()).transpose().map_err(|_| broken())?;
+            Ok::<_, Error>(Binding { machine: machine.parse().map_err(|_| broken())?, key, nonce: row.get(10)? })
+        };
+        Ok(Self {
+            id,
+            account,
+            holder: present(&row, 6)?,
+            audience: row.get(7)?,
+            features: row.get(3)?,
+            seat: row.get(4)?,
+            machine: row.get::<String>(8)?.map(binding).transpose()?,
+        })
     }
 
     /// Takes the seat, then signs what the account is entitled to.
     fn sign(&self, issuer: &str, until: Time) -> Result<Signed, Error> {
         let now = statement_time();
-        if let Some(feature) = &self.seat {
-            self.take_seat(feature, now, until)?;
+        let kept = self.seat.as_ref().map(|feature| self.take_seat(feature, until)).transpose()?;
+        let (features, mut entitled_until) = granted(&self.account, self.features.as_deref())?;
+        if let (Some(feature), Some(kept)) = (&self.seat, &kept) {
+            entitled_until = entitled_until.min(kept.until).min(known_until(&self.account, feature)?);
         }
-        let (features, entitled_until) = granted(&self.account, self.features.as_deref())?;
         let issued_at = NumericDate::from_time(now);
         let lease = NumericDate::from_time(until).seconds() - issued_at.seconds();
         if lease < 1 {
@@ -226,34 +248,32 @@ impl Terms {
             reason: None,
         })?;
         let key = connect_to_change(signing_key)?;
-        Ok(Signed { token: licence.sign(&key), kid: key.public().kid().to_string(), expires: licence.expires })
+        Ok(Signed {
+            token: licence.sign(&key),
+            kid: key.public().kid().to_string(),
+            expires: licence.expires,
+            seat: kept.filter(|kept| kept.is_taken).map(|kept| kept.seat),
+        })
     }
 
     /// The seat is leased for as long as this licence, or an earlier one of the subject, can be shown.
-    fn take_seat(&self, feature: &str, now: Time, until: Time) -> Result<(), Error> {
-        const LEASE: &str = "SELECT pg_catalog.make_interval(secs => $1::pg_catalog.float8 / 1000000)";
+    fn take_seat(&self, feature: &str, until: Time) -> Result<Kept, Error> {
         const SIGNED: &str = "SELECT pg_catalog.max(licence.expires_at)
                FROM entitlements.licences AS licence
                JOIN entitlements.accounts AS account ON account.id = licence.account_id
                JOIN entitlements.features AS feature ON feature.id = licence.seat_feature_id
               WHERE account.key = $1 AND feature.key = $2 AND licence.holder = $3 AND licence.deactivated_at IS NULL";
-        let lease = |until: Time| {
-            connect_to_change(|client| {
-                let found = client.update(LEASE, Some(1), &[(until - now).into()])?;
-                found.first().get_one::<Interval>()?.ok_or_else(|| Error::Internal("an interval is NULL".to_owned()))
-            })
-        };
-        seat::hold(&self.account, feature, &self.holder, lease(until)?)?;
+        let kept = seat::hold(&self.account, feature, &self.holder, until)?;
         // The seat is locked now: no other licence of the subject comes in between.
         let signed = connect_to_change(|client| {
             let arguments = [self.account.as_str().into(), feature.into(), self.holder.as_str().into()];
             let found = client.update(SIGNED, Some(1), &arguments)?;
             Ok::<_, Error>(found.first().get_one::<TimestampWithTimeZone>()?.map(Time::from))
         })?;
-        match signed {
-            Some(signed) if signed > until => seat::hold(&self.account, feature, &self.holder, lease(signed)?),
-            _ => Ok(()),
+        if let Some(signed) = signed.filter(|signed| *signed > until) {
+            seat::hold(&self.account, feature, &self.holder, signed)?;
         }
+        Ok(kept)
     }
 
     fn keep(&self, client: &mut SpiClient<'_>, account: &Account, until: Time, signed: &Signed) -> Result<(), Error> {
@@ -262,8 +282,8 @@ impl Terms {
             client,
             "INSERT INTO entitlements.licences
                     (id, account_id, holder, audience, features, seat_feature_id, kid, issued_at, renewed_at, expires_at, lease,
-                     machine, machine_key, nonce, issued_by)
-             VALUES ($1, $2, $3, $4, $5, (SELECT id FROM entitlements.features WHERE key = $6), $7, $8, $8, $9, $10 - $8, $11, $12, $13, $14)
+                     machine, machine_key, nonce, issued_by, seat_id)
+             VALUES ($1, $2, $3, $4, $5, (SELECT id FROM entitlements.features WHERE key = $6), $7, $8, $8, $9, $10 - $8, $11, $12, $13, $14, $15)
              ON CONFLICT (machine, nonce) DO NOTHING RETURNING id",
             &[
                 self.id.into(),
@@ -280,6 +300,7 @@ impl Terms {
                 machine.and_then(|binding| binding.key).map(|key| key.to_string()).into(),
                 machine.and_then(|binding| binding.nonce.clone()).into(),
                 Actor::current().role.into(),
+                signed.seat.into(),
             ],
         )?;
         match inserted {
@@ -303,7 +324,8 @@ impl Terms {
         )?;
         client.update(
             "UPDATE entitlements.licences
-                SET kid = $2, renewed_at = greatest(renewed_at, $3), expires_at = greatest(expires_at, $4), lease = $5 - $3
+                SET kid = $2, renewed_at = greatest(renewed_at, $3), expires_at = greatest(expires_at, $4), lease = $5 - $3,
+                    seat_id = coalesce($6, seat_id)
               WHERE id = $1",
             None,
             &[
@@ -312,6 +334,7 @@ impl Terms {
                 timestamp(statement_time()).into(),
                 timestamp(signed.expires.time()).into(),
                 timestamp(until).into(),
+                signed.seat.into(),
             ],
         )?;
         Ok(())
@@ -326,6 +349,13 @@ pub fn is_id(text: &str) -> bool {
             true => byte == b'-',
             false => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
         })
+}
+
+/// Until when what the account is entitled to of the feature is known to stay so.
+fn known_until(account: &str, feature: &str) -> Result<Time, Error> {
+    let name = Some(AccountName::Text(account.as_bytes()));
+    let answer = with_fresh_snapshot(|_| MEMO.with(|memo| memo.resolve(name, feature.as_bytes(), false)))?;
+    Ok(answer.entitlement.valid_until)
 }
 
 /// What the account is granted of the features, or of all, and until when that is known to stay so.

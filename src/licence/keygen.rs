@@ -1,13 +1,14 @@
 //! Taking over licence files of Keygen, so that its users can move.
 //!
-//! Which public keys count is decided by `trust_key`: purpose licence, with `keygen:` and the account's id there as the issuer. That
-//! is also the source of what a file grants here, so that nothing of another source is touched. A file is what its licence
-//! states at the time of its issue: what it does not name any more ends, and an older file changes nothing.
+//! Which public keys count is decided by `trust_key`: purpose licence, with `keygen:` and the account's id there as the issuer. With
+//! the licence's id that is the source of what a file grants here, so that nothing of another source is touched, nor what another
+//! licence grants. A file is what its licence states at the time of its issue: what it does not name any more ends, and an older
+//! file changes nothing.
 
 use super::exists;
 use super::signing::trusted_keys;
 use crate::accounts::account::Account;
-use crate::accounts::arguments::{required, required_text, timestamp, transaction_time};
+use crate::accounts::arguments::{required, required_text, source_name, timestamp, transaction_time};
 use crate::accounts::feature_override::{self, NewOverride};
 use crate::accounts::subscription::{self, NewSubscription, SubscriptionChange, VersionPolicy};
 use crate::bundle::deployment::Deployment;
@@ -69,7 +70,9 @@ fn import(
     let file = required_text("file", file)?;
     let key = required("account", account)?;
     let mapping = read_mapping(mapping)?;
-    let (source, licence) = open(client, file, licence_key)?;
+    let (issuer, licence) = open(client, file, licence_key)?;
+    let source = format!("{issuer}:{}", licence.id);
+    source_name("file", Some(&source))?;
     let clock = Deployment::read(client)?.clock();
     licence.in_time(clock)?;
     let ends_at = licence.licence_ends.unwrap_or(FOREVER);
@@ -82,9 +85,9 @@ fn import(
     let until = ends_at.min(licence.expires.unwrap_or(FOREVER));
     let grants = grants(client, &licence, &mapping, plan.is_some())?;
     let account = Account::take_or_create(client, Some(key))?;
-    let subscription = note(client, &source, &licence, &account, until)?;
+    let subscription = note(client, &issuer, &licence, &account, until)?;
     let reason = format!("licence {}", licence.id);
-    let import = Import { source: &source, licence: &licence, key, reason: &reason, until };
+    let import = Import { issuer: &issuer, source: &source, licence: &licence, key, reason: &reason, until };
     let mut changes = import.clear(client, &account, &grants)?;
     for grant in &grants {
         changes.extend(import.grant(client, &account, grant)?);
@@ -99,7 +102,7 @@ fn refused(reason: &'static str, message: impl Into<String>, faults: Vec<Fault>)
     Error::BundleRefused(Box::new(RefusedBundle::new(reason, message, faults)))
 }
 
-/// What the file says, and the source of what it grants: the issuer whose key signed it.
+/// What the file says, and the issuer whose key signed it.
 fn open(client: &SpiClient<'_>, file: &str, licence_key: Option<&str>) -> Result<(String, KeygenLicence), Error> {
     let now = crate::pg::snapshot::statement_time();
     let trust = trusted_keys(client, Purpose::Licence)?;
@@ -141,7 +144,11 @@ fn grants(
     mapping: &Mapping,
     has_plan: bool,
 ) -> Result<Vec<Grant>, Error> {
-    let mut grants: Vec<Grant> = Vec::new();
+    // Of codes for one feature the first counts.
+    let mut grants: BTreeMap<String, String> = BTreeMap::new();
+    let mut grant = |feature: String, value: String| {
+        grants.entry(feature).or_insert(value);
+    };
     let mut faults = Vec::new();
     let codes = licence.entitlements.iter().flatten();
     for code in codes {
@@ -168,8 +175,8 @@ fn grants(
             continue;
         };
         match (value, kind.parse::<Kind>()) {
-            (Some(value), _) => grants.push(Grant { feature: key, value: value.to_string() }),
-            (None, Ok(Kind::Flag)) => grants.push(Grant { feature: key, value: "true".to_owned() }),
+            (Some(value), _) => grant(key, value.to_string()),
+            (None, Ok(Kind::Flag)) => grant(key, "true".to_owned()),
             (None, _) => {
                 fault(format!("feature '{key}' is no flag: the mapping has to say which value the code stands for"))
             }
@@ -182,21 +189,20 @@ fn grants(
         let fault = "the licence file has no entitlements: make it with include=entitlements, or name a plan";
         return Err(refused("invalid", fault, Vec::new()));
     }
-    grants.dedup_by(|one, other| one.feature == other.feature);
-    Ok(grants)
+    Ok(grants.into_iter().map(|(feature, value)| Grant { feature, value }).collect())
 }
 
 /// Keeps that this file was taken in, and gives the subscription that an earlier one started.
 fn note(
     client: &mut SpiClient<'_>,
-    source: &str,
+    issuer: &str,
     licence: &KeygenLicence,
     account: &Account,
     until: Time,
 ) -> Result<Option<i64>, Error> {
     const PRESENT: &str = "SELECT account_id, issued_at, subscription_id FROM entitlements.imported_licences
           WHERE source = $1 AND licence_id = $2 FOR UPDATE";
-    let found = client.update(PRESENT, Some(1), &[source.into(), licence.id.as_str().into()])?;
+    let found = client.update(PRESENT, Some(1), &[issuer.into(), licence.id.as_str().into()])?;
     let mut subscription = None;
     if let Some(row) = found.into_iter().next() {
         if row.get::<i64>(1)? != Some(account.id) {
@@ -219,7 +225,7 @@ fn note(
                 imported_at = excluded.imported_at, imported_by = excluded.imported_by",
         None,
         &[
-            source.into(),
+            issuer.into(),
             licence.id.as_str().into(),
             account.id.into(),
             timestamp(licence.issued_at).into(),
@@ -232,10 +238,11 @@ fn note(
 
 /// A file whose content counts from now on.
 struct Import<'a> {
+    issuer: &'a str,
+    /// Of all that comes of this licence, and of nothing else.
     source: &'a str,
     licence: &'a KeygenLicence,
     key: &'a str,
-    /// By which this licence's overrides are told from those of another of the same source.
     reason: &'a str,
     until: Time,
 }
@@ -249,10 +256,10 @@ impl Import<'_> {
     fn clear(&self, client: &mut SpiClient<'_>, account: &Account, grants: &[Grant]) -> Result<Vec<Change>, Error> {
         const OLD: &str = "SELECT feature.key, exception.id
                FROM entitlements.overrides AS exception JOIN entitlements.features AS feature ON feature.id = exception.feature_id
-              WHERE exception.account_id = $1 AND exception.source = $2 AND exception.reason = $3
-                AND exception.ended_at IS NULL AND feature.key <> ALL ($4) ORDER BY feature.key";
+              WHERE exception.account_id = $1 AND exception.source = $2
+                AND exception.ended_at IS NULL AND feature.key <> ALL ($3) ORDER BY feature.key";
         let kept: Vec<String> = grants.iter().map(|grant| grant.feature.clone()).collect();
-        let arguments = [account.id.into(), self.source.into(), self.reason.into(), kept.into()];
+        let arguments = [account.id.into(), self.source.into(), kept.into()];
         let mut old = Vec::new();
         for row in client.update(OLD, None, &arguments)? {
             old.extend(row.get::<String>(1)?.zip(row.get::<i64>(2)?));
@@ -270,15 +277,14 @@ impl Import<'_> {
         const SAME: &str = "SELECT FROM entitlements.overrides AS exception
                JOIN entitlements.features AS feature ON feature.id = exception.feature_id
               WHERE exception.account_id = $1 AND feature.key = $2 AND exception.source = $3 AND exception.ended_at IS NULL
-                AND exception.reason = $4 AND exception.expires_at = coalesce($5, 'infinity') AND exception.mode = 'set'
+                AND exception.expires_at = coalesce($4, 'infinity') AND exception.mode = 'set'
                 AND coalesce(pg_catalog.to_jsonb(exception.enabled), exception.config,
                              CASE exception.amount WHEN 'Infinity' THEN '\"unlimited\"'::pg_catalog.jsonb
-                                  ELSE pg_catalog.to_jsonb(exception.amount) END) = $6::pg_catalog.jsonb";
+                                  ELSE pg_catalog.to_jsonb(exception.amount) END) = $5::pg_catalog.jsonb";
         let arguments = [
             account.id.into(),
             grant.feature.as_str().into(),
             self.source.into(),
-            self.reason.into(),
             self.ends_at().into(),
             grant.value.as_str().into(),
         ];
@@ -348,7 +354,7 @@ impl Import<'_> {
         client.update(
             "UPDATE entitlements.imported_licences SET subscription_id = $3 WHERE source = $1 AND licence_id = $2",
             None,
-            &[self.source.into(), self.licence.id.as_str().into(), id.into()],
+            &[self.issuer.into(), self.licence.id.as_str().into(), id.into()],
         )?;
         Ok(change("granted"))
     }

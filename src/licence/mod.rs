@@ -25,9 +25,10 @@ fn own_name(deployment: &Deployment) -> Result<&str, Error> {
 
 pub use delegation::{
     Arriving as ArrivingDelegation, arriving as arriving_delegations, delegations, end_all as end_delegations,
-    faults as delegation_faults, receive as receive_delegations,
+    faults as delegation_faults, receive as receive_delegations, return_all as return_delegations,
 };
 pub use end::{end_all, revoked_ids};
+pub use signing::{distrust as distrust_signing_key, signing_key};
 pub use usage::blank;
 
 /// Whether a row is there.

@@ -126,24 +126,31 @@ fn parsed_digest(row: &SpiHeapTupleData<'_>, column: usize) -> Result<Digest, Er
 }
 
 /// What was used in each window that overlaps the time, of what is counted at this moment: units that are only promised and
-/// whose time is up are no use.
+/// whose time is up are no use. Documents have whole seconds, so windows that are the same by them are one, and none is shorter.
+/// The allowance is that of the pools that the window is of: the plan's, credits', or both.
 fn rows(client: &mut SpiClient<'_>, from: Time, to: Time, now: Time) -> Result<Vec<UsageRow>, Error> {
     const USED: &str = "
-        SELECT account.key, feature.key, used.window_start, used.window_end, used.units
-          FROM (SELECT counter.account_id, counter.feature_id,
-                       CASE WHEN is_window THEN counter.window_start END AS window_start,
-                       CASE WHEN is_window THEN counter.window_end END AS window_end,
-                       pg_catalog.sum(counter.used
-                           + coalesce((SELECT pg_catalog.sum(slot.used) FROM entitlements.counter_slots AS slot WHERE slot.counter_id = counter.id), 0)
-                           - coalesce((SELECT pg_catalog.sum(part.amount) FROM entitlements.reservation_parts AS part
-                                        WHERE part.counter_id = counter.id AND part.expires_at <= $3), 0)) AS units
-                  FROM entitlements.counters AS counter,
-                       LATERAL (SELECT pg_catalog.isfinite(counter.window_start) AND pg_catalog.isfinite(counter.window_end)) AS of (is_window)
-                 WHERE counter.window_start < $2 AND counter.window_end > $1
+        SELECT account.key, feature.key, used.window_start, used.window_end, used.units, used.of_plan, used.of_credits
+          FROM (SELECT counted.account_id, counted.feature_id, counted.window_start, counted.window_end,
+                       pg_catalog.sum(counted.units) AS units, pg_catalog.bool_or(counted.credit_id = 0) AS of_plan,
+                       pg_catalog.sum(CASE WHEN credit.voided_at IS NULL THEN credit.amount ELSE counted.units END) AS of_credits
+                  FROM (SELECT counter.account_id, counter.feature_id, counter.credit_id,
+                               CASE WHEN is_window THEN whole.window_start END AS window_start,
+                               CASE WHEN is_window THEN greatest(whole.window_end, whole.window_start + '1 second') END AS window_end,
+                               counter.used
+                                   + coalesce((SELECT pg_catalog.sum(slot.used) FROM entitlements.counter_slots AS slot WHERE slot.counter_id = counter.id), 0)
+                                   - coalesce((SELECT pg_catalog.sum(part.amount) FROM entitlements.reservation_parts AS part
+                                                WHERE part.counter_id = counter.id AND part.expires_at <= $3), 0) AS units
+                          FROM entitlements.counters AS counter,
+                               LATERAL (SELECT pg_catalog.isfinite(counter.window_start) AND pg_catalog.isfinite(counter.window_end),
+                                               pg_catalog.date_trunc('second', counter.window_start),
+                                               pg_catalog.date_trunc('second', counter.window_end)) AS whole (is_window, window_start, window_end)
+                         WHERE counter.window_start < $2 AND counter.window_end > $1) AS counted
+                  LEFT JOIN entitlements.credits AS credit ON credit.id = counted.credit_id
                  GROUP BY 1, 2, 3, 4) AS used
           JOIN entitlements.accounts AS account ON account.id = used.account_id AND account.erased_at IS NULL
           JOIN entitlements.features AS feature ON feature.id = used.feature_id
-         ORDER BY account.key, feature.key, used.window_start NULLS FIRST";
+         ORDER BY account.key, feature.key, used.window_start NULLS FIRST, used.window_end";
     let mut rows = Vec::new();
     for row in client.update(USED, None, &[timestamp(from).into(), timestamp(to).into(), timestamp(now).into()])? {
         let (account, feature): (String, String) = (present(&row, 1)?, present(&row, 2)?);
@@ -153,9 +160,13 @@ fn rows(client: &mut SpiClient<'_>, from: Time, to: Time, now: Time) -> Result<V
             (Some(starts_at), Some(ends_at)) => Some(Window { starts_at, ends_at }),
             _ => None,
         };
-        let used: AnyNumeric = present(&row, 5)?;
-        let used: Amount = used.to_string().parse().map_err(|_| Error::Internal("usage is no amount".to_owned()))?;
-        let allowance = allowance(&account, &feature)?;
+        let amount = |amount: AnyNumeric| -> Result<Amount, Error> {
+            amount.to_string().parse().map_err(|_| Error::Internal("usage is no amount".to_owned()))
+        };
+        let used = amount(present(&row, 5)?)?;
+        let of_credits = row.get(7)?.map(amount).transpose()?.unwrap_or(Amount::ZERO);
+        let of_plan = if present(&row, 6)? { allowance(&account, &feature)? } else { Allowance::ZERO };
+        let allowance = of_plan.plus(Allowance::Finite(of_credits));
         let internal = |fault: String| Error::Internal(fault);
         rows.push(UsageRow {
             account: AccountKey::parse(&account).map_err(|fault| internal(fault.to_string()))?,
@@ -168,7 +179,7 @@ fn rows(client: &mut SpiClient<'_>, from: Time, to: Time, now: Time) -> Result<V
     Ok(rows)
 }
 
-/// What the account is allowed now.
+/// What plans and overrides allow the account now.
 fn allowance(account: &str, feature: &str) -> Result<Allowance, Error> {
     let answer = MEMO.with(|memo| memo.resolve(Some(AccountName::Text(account.as_bytes())), feature.as_bytes(), false))?;
     Ok(match answer.entitlement.value {

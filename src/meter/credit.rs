@@ -97,7 +97,7 @@ pub fn grant_from(
 }
 
 /// Of credits that say nothing else.
-const PRIORITY: i32 = 100;
+pub const PRIORITY: i32 = 100;
 
 /// What was asked for, checked one argument at a time.
 struct Grant<'a> {

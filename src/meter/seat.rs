@@ -2,6 +2,7 @@
 //!
 //! Promises: seats and what was consumed otherwise are never more than the limit together; nobody is refused while a seat can be
 //! reclaimed; a running lease and a named seat are taken from nobody; a holder has one seat, however many ask for it at once.
+//! Only a place that came by a bundle for a time is over with that time, whoever has it: from then on it is another database's.
 //!
 //! Every change of a seat is made under the lock of its row, and a new seat's row comes first: the unique index makes a second
 //! assigner of the same holder wait for it. An assignment is a subtransaction, so a refusal leaves nothing of what was tried.
@@ -14,6 +15,8 @@ use super::functions::feature_key;
 use super::look::{Charge, Lapsed, Look};
 use super::write::{self, Event, sql_amount};
 use crate::accounts::arguments::{required_text, timestamp};
+use crate::bundle::SOURCE_PREFIX;
+use crate::bundle::deployment::Deployment;
 use crate::check::functions::sql_time;
 use crate::check::memo::MEMO;
 use crate::error::Error;
@@ -28,7 +31,7 @@ use entitlements_model::catalog::Overage;
 use entitlements_model::kind::{Kind, Reason};
 use entitlements_model::meter::lease::{self, Assignment};
 use entitlements_model::period::Period;
-use entitlements_model::time::Time;
+use entitlements_model::time::{FOREVER, Time};
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, SpiHeapTupleData};
@@ -45,6 +48,8 @@ struct Asked<'a> {
     holder: &'a str,
     /// None: what the seat has, or for a new one what the feature says.
     lease: Option<Interval>,
+    /// Until when the seat is to be the holder's at least, whatever its lease; for a new one the end of its lease.
+    at_least: Option<Time>,
     now: Time,
 }
 
@@ -56,6 +61,7 @@ struct Answer {
     held: Option<Held>,
     /// Whose seats were ended for it.
     reclaimed_from: Vec<String>,
+    kept: Option<Kept>,
 }
 
 #[derive(Clone, Copy)]
@@ -63,6 +69,23 @@ struct Held {
     assigned_at: Time,
     /// Infinity: a named seat.
     leased_until: Time,
+}
+
+/// When the credits end that a seat's place was taken from; FOREVER where it was taken from none.
+#[derive(Clone, Copy)]
+struct Ends {
+    of_any: Time,
+    /// Of those that came by a bundle.
+    lent: Time,
+}
+
+/// A seat that is kept for somebody.
+pub struct Kept {
+    pub seat: i64,
+    /// Whether it was taken now: the holder had none, or its lease was over.
+    pub is_taken: bool,
+    /// Until when the holder has it, and what it was taken from is there.
+    pub until: Time,
 }
 
 /// A seat as its locked row has it.
@@ -119,7 +142,7 @@ impl<'a> Asked<'a> {
             Period::new(lease.months().into(), lease.days().into(), lease.micros())
                 .map_err(|fault| Error::argument("lease", fault.to_string()))?;
         }
-        Ok(Self { account, feature: feature_key(feature)?, holder, lease, now: statement_time() })
+        Ok(Self { account, feature: feature_key(feature)?, holder, lease, at_least: None, now: statement_time() })
     }
 
     /// NE003 unknown feature, NE004 it is not an allocation.
@@ -132,19 +155,20 @@ impl<'a> Asked<'a> {
     /// Gives the holder a seat, or with `renews` only the one that it has: NE010 if it has none.
     fn assign(&self, renews: bool) -> Result<Answer, Error> {
         refuse_read_only();
-        let answer =
-            |decision, held, reclaimed_from| Answer { holder: self.holder.to_owned(), decision, held, reclaimed_from };
         loop {
             match attempt(|| self.try_once(renews)) {
-                Ok((decision, held, reclaimed_from)) => return Ok(answer(decision, Some(held), reclaimed_from)),
-                Err(Undone::Denied(decision)) => return Ok(answer(*decision, None, Vec::new())),
+                Ok(answer) => return Ok(answer),
+                Err(Undone::Denied(decision)) => {
+                    let (holder, decision) = (self.holder.to_owned(), *decision);
+                    return Ok(Answer { holder, decision, held: None, reclaimed_from: Vec::new(), kept: None });
+                }
                 Err(Undone::Again) => {}
                 Err(Undone::Failed(error)) => return Err(error),
             }
         }
     }
 
-    fn try_once(&self, renews: bool) -> Result<(Decision, Held, Vec<String>), Undone> {
+    fn try_once(&self, renews: bool) -> Result<Answer, Undone> {
         let look = self.look()?;
         let (account, feature) = (look.account, look.feature.resolved.id.0);
         let own = match account {
@@ -153,7 +177,7 @@ impl<'a> Asked<'a> {
         };
         let own = own.filter(|seat| !(renews && seat.is_returned));
         let (own, new) = match (account, own) {
-            (_, Some(seat)) => (seat, None),
+            (_, Some(seat)) => (connect_to_change(|client| self.unless_lent_is_over(client, seat))?, None),
             (_, None) if renews => return Err(self.unknown().into()),
             (Some(account), None) if !look.charges.is_empty() => {
                 let (seat, held) = self.create(account, feature)?;
@@ -161,13 +185,30 @@ impl<'a> Asked<'a> {
             }
             _ => return Err(self.denied(&look)?),
         };
+        let is_taken = own.leased_until <= self.now;
         let mut placing = Placing { asked: self, own, busy: Vec::new(), reclaimed: Vec::new() };
         let decision = placing.settle()?;
-        let held = match new {
-            Some(held) => held,
-            None => connect_to_change(|client| self.resume(client, placing.own.id))?,
-        };
-        Ok((decision, held, placing.reclaimed))
+        let seat = placing.own.id;
+        let (held, ends) = connect_to_change(|client| {
+            let ends = Ends::of(client, seat)?;
+            let held = match new {
+                Some(held) => held.confined(client, seat, ends)?,
+                None => self.resume(client, seat, ends)?,
+            };
+            Ok::<_, Error>((held, ends))
+        })?;
+        let kept = Some(Kept { seat, is_taken, until: held.leased_until.min(ends.of_any) });
+        let (holder, reclaimed_from) = (self.holder.to_owned(), placing.reclaimed);
+        Ok(Answer { holder, decision, held: Some(held), reclaimed_from, kept })
+    }
+
+    /// The seat as it is by the latest time that was ever seen: no lease runs any more on a place that was lent until then.
+    fn unless_lent_is_over(&self, client: &mut SpiClient<'_>, seat: Seat) -> Result<Seat, Error> {
+        let Ends { lent, .. } = Ends::of(client, seat.id)?;
+        if lent == FOREVER || Deployment::read(client)?.clock().time() < lent {
+            return Ok(seat);
+        }
+        Ok(Seat { leased_until: Time::MIN, ..seat })
     }
 
     fn unknown(&self) -> Error {
@@ -200,13 +241,20 @@ impl<'a> Asked<'a> {
             let inserted = client.update(
                 "INSERT INTO entitlements.seats (account_id, feature_id, holder, assigned_at, renewed_at, lease, leased_until)
                  SELECT asked.id, $2, $3, $4, $4, asked.lease, coalesce($4 + asked.lease, 'infinity')
-                   FROM (SELECT account.id, coalesce($5, feature.lease) AS lease
+                   FROM (SELECT account.id, coalesce($5, $6 - $4, feature.lease) AS lease
                            FROM entitlements.accounts AS account, entitlements.features AS feature
                           WHERE account.id = $1 AND account.erased_at IS NULL AND feature.id = $2 FOR KEY SHARE OF account) AS asked
                  ON CONFLICT (account_id, feature_id, holder) WHERE ended_at IS NULL DO NOTHING
                  RETURNING id, leased_until",
                 None,
-                &[account.into(), feature.into(), self.holder.into(), timestamp(self.now).into(), self.lease.into()],
+                &[
+                    account.into(),
+                    feature.into(),
+                    self.holder.into(),
+                    timestamp(self.now).into(),
+                    self.lease.into(),
+                    self.at_least.map(timestamp).into(),
+                ],
             )?;
             let Some(row) = inserted.into_iter().next() else { return Err(Undone::Again) };
             // Nothing runs that would go on without a place.
@@ -215,15 +263,23 @@ impl<'a> Asked<'a> {
         })
     }
 
-    /// A sign of life: the seat is the holder's for another lease.
-    fn resume(&self, client: &mut SpiClient<'_>, seat: i64) -> Result<Held, Error> {
+    /// A sign of life: the seat is the holder's for another lease. Only a lease that is asked for makes it shorter.
+    fn resume(&self, client: &mut SpiClient<'_>, seat: i64, ends: Ends) -> Result<Held, Error> {
         let found = client.update(
             "UPDATE entitlements.seats
                 SET lease = coalesce($3, lease), renewed_at = greatest(renewed_at, $2),
-                    leased_until = coalesce($2 + coalesce($3, lease), 'infinity'), returned_at = NULL, end_reason = NULL
+                    leased_until = least($5, greatest(coalesce($2 + coalesce($3, lease), 'infinity'), $4,
+                                                      CASE WHEN $3 IS NULL THEN leased_until END)),
+                    returned_at = NULL, end_reason = NULL
               WHERE id = $1 RETURNING assigned_at, leased_until",
             None,
-            &[seat.into(), timestamp(self.now).into(), self.lease.into()],
+            &[
+                seat.into(),
+                timestamp(self.now).into(),
+                self.lease.into(),
+                self.at_least.map(timestamp).into(),
+                timestamp(ends.lent).into(),
+            ],
         )?;
         let row = found.into_iter().next().ok_or_else(|| Error::Internal(format!("seat {seat} is missing")))?;
         let held = Held { assigned_at: present_time(&row, 1)?, leased_until: present_time(&row, 2)? };
@@ -270,6 +326,39 @@ impl<'a> Asked<'a> {
             &[seat.into(), leased_until.into()],
         )?;
         Ok(true)
+    }
+}
+
+impl Ends {
+    fn of(client: &mut SpiClient<'_>, seat: i64) -> Result<Self, Error> {
+        let found = client.update(
+            "SELECT coalesce(pg_catalog.min(credit.expires_at), 'infinity'),
+                    coalesce(pg_catalog.min(credit.expires_at) FILTER (WHERE pg_catalog.starts_with(credit.source, $2)), 'infinity')
+               FROM entitlements.seat_parts AS part
+               JOIN entitlements.counters AS counter ON counter.id = part.counter_id
+               JOIN entitlements.credits AS credit ON credit.id = counter.credit_id
+              WHERE part.seat_id = $1",
+            Some(1),
+            &[seat.into(), SOURCE_PREFIX.into()],
+        )?;
+        let row = found.into_iter().next().ok_or_else(|| Error::Internal("an aggregate has no row".to_owned()))?;
+        Ok(Self { of_any: present_time(&row, 1)?, lent: present_time(&row, 2)? })
+    }
+}
+
+impl Held {
+    /// No lease is longer than what is lent.
+    fn confined(self, client: &mut SpiClient<'_>, seat: i64, ends: Ends) -> Result<Self, Error> {
+        if self.leased_until <= ends.lent {
+            return Ok(self);
+        }
+        for confine in [
+            "UPDATE entitlements.seats SET leased_until = $2 WHERE id = $1",
+            "UPDATE entitlements.seat_parts SET leased_until = $2 WHERE seat_id = $1",
+        ] {
+            client.update(confine, None, &[seat.into(), timestamp(ends.lent).into()])?;
+        }
+        Ok(Self { leased_until: ends.lent, ..self })
     }
 }
 
@@ -596,9 +685,11 @@ impl Answer {
     }
 }
 
-/// Gives the holder a seat for at least the lease from now, or the denial as an error.
-pub fn hold(account: &str, feature: &str, holder: &str, lease: Interval) -> Result<(), Error> {
-    Asked::new(Some(account), Some(feature), Some(holder), Some(lease))?.assign(false)?.or_denial().map(|_| ())
+/// Gives the holder a seat until then at least, if what it is taken from is there so long, or the denial as an error.
+pub fn hold(account: &str, feature: &str, holder: &str, until: Time) -> Result<Kept, Error> {
+    let asked = Asked::new(Some(account), Some(feature), Some(holder), None)?;
+    let answer = Asked { at_least: Some(until), ..asked }.assign(false)?.or_denial()?;
+    answer.kept.ok_or_else(|| Error::Internal("a seat was given and is not there".to_owned()))
 }
 
 /// Gives the holder's seat back. False if there is none.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::str::FromStr;
 
-use entitlements_model::fault::{Fault, Faults, Path};
+use entitlements_model::fault::{Excerpt, Fault, Faults, Path};
 use entitlements_model::json::{Json, Limits};
 use entitlements_model::key::{AccountKey, FeatureKey, PlanKey};
 use entitlements_model::kind::{Kind, PlanKind};
@@ -228,7 +228,22 @@ fn read_accounts(
             accounts.insert(key, account);
         }
     }
+    check_delegations(&accounts, path, faults);
     (accounts.len() == members.len()).then_some(accounts)
+}
+
+/// No two delegations with the same id, whosever they are: the id is the issuer's name for one.
+fn check_delegations(accounts: &BTreeMap<AccountKey, Account>, path: &Path, faults: &mut Faults) {
+    let mut seen = HashMap::new();
+    for (key, account) in accounts {
+        for (index, delegation) in account.delegations.iter().enumerate() {
+            if let Some(other) = seen.insert(delegation.id, key) {
+                let path = path.member(key.as_str());
+                let (path, other) = (path.member("delegations"), Excerpt(other.as_str()));
+                faults.push(&path.item(index).member("id"), || format!("is one of account '{other}' too"));
+            }
+        }
+    }
 }
 
 fn key<K: FromStr<Err: ToString>>(name: &str, what: &str, path: &Path, faults: &mut Faults) -> Option<K> {

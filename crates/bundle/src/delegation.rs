@@ -14,8 +14,11 @@ use entitlements_model::key::FeatureKey;
 use crate::date::NumericDate;
 use crate::jws::{DELEGATION_RETURN_TYPE, Jws};
 use crate::key::PrivateKey;
+use crate::policy;
 use crate::read::{self, Object};
-use crate::trust::{Document, Purpose};
+use crate::refusal::Refusal;
+use crate::standing::Clock;
+use crate::trust::{Authentic, Document, Purpose};
 
 pub const RETURN_LIMITS: Limits = Limits { bytes: 16 << 10, depth: 4, nodes: 100 };
 
@@ -70,7 +73,7 @@ impl Delegation {
     }
 }
 
-/// No two with the same id.
+/// No two of an account with the same id.
 pub(crate) fn read_all(json: &Json, path: &Path, faults: &mut Faults) -> Option<Vec<Delegation>> {
     let items = read::items(json, path, faults)?;
     let mut delegations = Vec::with_capacity(items.len());
@@ -125,4 +128,19 @@ impl Document for DelegationReturn {
     fn issuer(&self) -> &str {
         &self.issuer
     }
+}
+
+/// What an authentic return means for the issuer `audience` of the delegation. It is of any age, but its key has to sign now.
+pub fn judge_return(
+    authentic: Authentic<DelegationReturn>,
+    audience: &str,
+    clock: Clock,
+) -> Result<DelegationReturn, Refusal> {
+    let returned = authentic.document();
+    if returned.audience != audience {
+        let claimed = returned.audience.clone();
+        return Err(Refusal::OtherAudience { audience: claimed, deployment: audience.to_owned() });
+    }
+    policy::in_time(&authentic, returned.issued_at, returned.issued_at, None, clock.time())?;
+    Ok(authentic.into_document())
 }

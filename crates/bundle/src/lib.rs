@@ -6,8 +6,8 @@
 //!
 //! The way of a document, each step a type that only the step before it can make:
 //! text → [`Jws`] (its form is right) → [`Authentic`] (a trusted key signed it for its issuer, and it reads as a bundle) →
-//! [`Judgement`] (what it means for this database now). Licences and usage reports go the same way, to [`judge_licence`] and
-//! [`judge_usage`]. Nothing reads the content of a document before its signature, but for
+//! [`Judgement`] (what it means for this database now). Licences, usage reports and returns go the same way, to
+//! [`judge_licence`], [`judge_usage`] and [`judge_return`]. Nothing reads the content of a document before its signature, but for
 //! [`Jws::unverified_payload`], which says so.
 
 #![forbid(unsafe_code)]
@@ -36,7 +36,7 @@ mod usage;
 pub use account::{Account, Override, OverrideValue, Subscription};
 pub use bundle::{BUNDLE_LIMITS, Bundle, IntroducedKey, Mode};
 pub use date::NumericDate;
-pub use delegation::{Delegation, DelegationReturn, RETURN_LIMITS};
+pub use delegation::{Delegation, DelegationReturn, RETURN_LIMITS, judge_return};
 pub use digest::{Digest, Kid, MachineId};
 pub use jws::{
     BUNDLE_TYPE, DEACTIVATION_TYPE, DELEGATION_RETURN_TYPE, Jws, JwsError, LICENCE_REQUEST_TYPE, LICENCE_TYPE,

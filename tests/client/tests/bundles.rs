@@ -852,7 +852,108 @@ fn rows_that_a_superuser_changed_are_found() {
     assert_eq!(findings(&mut client), [format!("error rows_without_bundle bundle:{VENDOR}")]);
 }
 
+#[test]
+fn a_catalog_that_a_superuser_changed_is_found() {
+    let (_vendor_database, mut vendor, _secret) = vendor();
+    let (_site_database, mut site) = site();
+    import(&mut site, &export(&mut vendor, ""));
+    let unlock = "ALTER TABLE entitlements.plan_versions DISABLE TRIGGER USER; ALTER TABLE entitlements.plan_features DISABLE TRIGGER USER; ";
+    let cell = "INSERT INTO entitlements.plan_features (plan_version_id, feature_id, kind, amount)
+                SELECT version.id, feature.id, feature.kind, 500 FROM entitlements.plan_versions AS version, entitlements.features AS feature";
+    for tampering in [
+        "UPDATE entitlements.features SET overage = 'allow' WHERE key = 'calls'".to_owned(),
+        "UPDATE entitlements.features SET combine = 'sum' WHERE key = 'calls'".to_owned(),
+        "SELECT entitlements.apply_catalog('{\"features\": {\"calls\": {\"overage\": \"allow\"}}}')".to_owned(),
+        "INSERT INTO entitlements.features (key, kind, combine, anchor, overage, period)
+         SELECT 'new', kind, combine, anchor, overage, period FROM entitlements.features WHERE key = 'calls';
+         ".to_owned() + cell + " WHERE feature.key = 'new' AND version.rank = 10",
+        unlock.to_owned() + "UPDATE entitlements.plan_features SET amount = 500 WHERE amount = 1000",
+        unlock.to_owned() + "DELETE FROM entitlements.plan_features WHERE NOT enabled",
+        // A version from before the bundle, which its subscriptions now have.
+        "INSERT INTO entitlements.plan_versions (plan_id, version, kind, rank, definition, published_at, published_by)
+         SELECT plan_id, 2, kind, rank, definition, published_at, published_by FROM entitlements.plan_versions WHERE rank = 10;
+         ".to_owned() + cell + " WHERE feature.key = 'calls' AND version.version = 2;
+         UPDATE entitlements.subscriptions AS held SET plan_version_id = version.id FROM entitlements.plan_versions AS version
+          WHERE version.version = 2 AND held.plan_id = version.plan_id",
+    ] {
+        let mut transaction = site.transaction().unwrap();
+        transaction.batch_execute(&tampering).unwrap_or_else(|error| panic!("{tampering}: {error:?}"));
+        let faults = "SELECT array_to_string(faults, '; ') FROM entitlements.bundle_status()";
+        let faults: String = transaction.query_one(faults, &[]).unwrap().get(0);
+        assert!(faults.starts_with("the catalog "), "{tampering}: {faults}");
+        transaction.rollback().unwrap();
+    }
+    // What the site adds for itself is its own matter.
+    site.batch_execute(
+        "SELECT entitlements.apply_catalog('{\"features\": {\"calls\": {\"description\": \"ours\", \"thresholds\": [0.8]}, \"own\": {\"kind\": \"flag\"}},
+             \"plans\": {\"own\": {\"kind\": \"base\", \"features\": {\"own\": true}}}}')",
+    )
+    .unwrap();
+    assert!(!one::<bool>(&mut site, "SELECT tampered FROM entitlements.bundle_status()", &[]));
+}
+
+#[test]
+fn another_cluster_or_timeline_is_told() {
+    let (_database, mut client) = site();
+    import(&mut client, &Claims::new(1).signed(&key(1)));
+    assert_eq!(findings(&mut client), Vec::<String>::new());
+    client.batch_execute("UPDATE entitlements.deployment SET timeline = timeline + 1").unwrap();
+    assert_eq!(findings(&mut client), ["warning database_recovered database"]);
+    for of_place in ["system_identifier", "database_oid"] {
+        import(&mut client, &Claims::new(2).signed(&key(1)));
+        client.batch_execute(&format!("UPDATE entitlements.deployment SET {of_place} = {of_place} + 1")).unwrap();
+        assert_eq!(findings(&mut client), ["warning database_copied database"]);
+        client.execute("SELECT entitlements.set_deployment($1)", &[&SITE]).unwrap();
+        assert_eq!(findings(&mut client), Vec::<String>::new());
+    }
+    client.batch_execute("UPDATE entitlements.deployment SET timeline = timeline + 1").unwrap();
+    import(&mut client, &Claims::new(3).signed(&key(1)));
+    assert_eq!(findings(&mut client), Vec::<String>::new());
+}
+
 // Keys and numbers
+
+/// Whoever copied a key may have introduced one of their own.
+#[test]
+fn a_copied_key_takes_those_with_it_that_it_introduced() {
+    let (_database, mut client) = site();
+    let jwk = |number| -> Value { serde_json::from_str(&key(number).public().to_jwk().to_string()).unwrap() };
+    let introducing = |sequence, number| Claims::new(sequence).with("keys", json!([{ "jwk": jwk(number) }]));
+    import(&mut client, &introducing(1, 2).signed(&key(1)));
+    import(&mut client, &introducing(2, 3).signed(&key(2)));
+    import(&mut client, &introducing(3, 4).signed(&key(3)));
+    // A rotation leaves them.
+    distrust(&mut client, &key(1), "keep");
+    import(&mut client, &Claims::new(4).signed(&key(3)));
+    // This one somebody vouches for.
+    trust(&mut client, &key(4), VENDOR);
+    distrust(&mut client, &key(1), "end");
+    assert!(!entitled(&mut client, "acme", "sso"), "the bundle in force is of one of them");
+    for number in [2, 3] {
+        refused_for(&mut client, "distrusted_key", &Claims::new(5).signed(&key(number)));
+    }
+    import(&mut client, &Claims::new(5).signed(&key(4)));
+    assert!(entitled(&mut client, "acme", "sso"));
+    distrust(&mut client, &key(1), "end");
+    distrust(&mut client, &key(2), "end");
+    assert!(entitled(&mut client, "acme", "sso"));
+    assert_eq!(findings(&mut client), Vec::<String>::new());
+    audit_is_sound(&mut client);
+}
+
+#[test]
+fn a_site_with_another_name_has_numbers_of_its_own() {
+    let (_database, mut client) = site();
+    import(&mut client, &Claims::new(5).signed(&key(1)));
+    client.execute("SELECT entitlements.set_deployment('site-8')", &[]).unwrap();
+    let renamed = |sequence| Claims::new(sequence).with("aud", json!("site-8")).signed(&key(1));
+    import(&mut client, &renamed(1));
+    assert!(entitled(&mut client, "acme", "sso"));
+    client.execute("SELECT entitlements.set_deployment($1)", &[&SITE]).unwrap();
+    refused_for(&mut client, "replayed", &Claims::new(4).signed(&key(1)));
+    import(&mut client, &Claims::new(6).signed(&key(1)));
+    audit_is_sound(&mut client);
+}
 
 #[test]
 fn a_bundle_introduces_the_next_key() {

@@ -284,6 +284,152 @@ fn what_a_copied_key_delegated_ends() {
     assert_eq!((vendor.accept(&returned), vendor.left("acme", "seats")), (0, 4));
 }
 
+/// Whoever has a place of the vendor's has it no longer than the site does, by a licence, by a lease or by name.
+#[test]
+fn seats_end_with_what_was_delegated() {
+    let (mut vendor, mut site) = vendor_and_site();
+    vendor.delegate("seats", 3, "4 seconds");
+    let bundle = vendor.export();
+    site.import(&bundle);
+    // A place of the site's own, which somebody has.
+    site.run(
+        "SELECT entitlements.set_override('acme/site-7', 'seats', 'set', '1', 'own');
+         SELECT entitlements.define_feature('sso', 'flag', '{}');
+         SELECT entitlements.set_override('acme/site-7', 'sso', 'set', 'true', 'own')",
+    );
+    site.run(
+        "SELECT entitlements.issue_licence('acme/site-7', 'ann', ARRAY['sso'], '366 days', 'seats');
+         SELECT entitlements.assign_seat('acme/site-7', 'seats', 'bob', '1 hour');
+         SELECT entitlements.assign_seat('acme/site-7', 'seats', 'cyd');
+         SELECT entitlements.assign_seat('acme/site-7', 'seats', 'dan')",
+    );
+    let end = "(SELECT expires_at FROM entitlements.credits)";
+    let ends = format!(
+        "SELECT string_agg(holder, ' ' ORDER BY holder) FROM entitlements.seats('acme/site-7', 'seats') WHERE leased_until = {end}"
+    );
+    assert_eq!(one::<String>(&mut site.client, &ends, &[]), "ann bob cyd");
+    assert!(one::<bool>(&mut site.client, &format!("SELECT expires_at <= {end} FROM entitlements.licences"), &[]));
+    site.run(
+        "SELECT entitlements.renew_seat('acme/site-7', 'seats', 'bob'); SELECT entitlements.renew_seat('acme/site-7', 'seats', 'cyd');
+         SELECT entitlements.issue_licence('acme/site-7', 'ann', ARRAY['sso'], '1 day', 'seats')",
+    );
+    assert_eq!(one::<String>(&mut site.client, &ends, &[]), "ann bob cyd");
+    assert!(one::<bool>(&mut site.client, &format!("SELECT max(expires_at) <= {end} FROM entitlements.licences"), &[]));
+    // By the latest time that was seen the delegation is over.
+    site.run("BEGIN; UPDATE entitlements.deployment SET highest_seen = now() + interval '4 minutes'");
+    let renew = "SELECT entitlements.renew_seat('acme/site-7', 'seats', $1)";
+    let denied = "SELECT count(*) FROM entitlements.try_assign_seat('acme/site-7', 'seats', $1) WHERE NOT allowed";
+    for holder in ["ann", "bob", "cyd"] {
+        assert_eq!(one::<i64>(&mut site.client, denied, &[&holder]), 1, "{holder}");
+    }
+    site.run("ROLLBACK");
+    thread::sleep(Duration::from_millis(4_100));
+    for holder in ["ann", "bob", "cyd"] {
+        refused_with(&mut site.client, "NE002", renew, &[&holder]);
+    }
+    refused_with(
+        &mut site.client,
+        "NE002",
+        "SELECT entitlements.issue_licence('acme/site-7', 'ann', ARRAY['sso'], '1 day', 'seats')",
+        &[],
+    );
+    // A place of the site's own is anybody's again.
+    site.run("SELECT entitlements.renew_seat('acme/site-7', 'seats', 'dan'); SELECT entitlements.release_seat('acme/site-7', 'seats', 'dan');
+              SELECT entitlements.renew_seat('acme/site-7', 'seats', 'cyd')");
+    let named = "SELECT state FROM entitlements.seats('acme/site-7', 'seats') WHERE holder = 'cyd'";
+    assert_eq!(one::<String>(&mut site.client, named, &[]), "named");
+}
+
+#[test]
+fn a_site_key_whose_time_is_over_returns_nothing() {
+    let (mut vendor, mut site) = (Delegating::new("vendor", 1), Delegating::new("site-7", 2));
+    let jwk = site.jwk();
+    let trust = "SELECT entitlements.trust_key($1, 'site-7', 'usage_report', valid_until => now() + interval '2 seconds')";
+    vendor.client.execute(trust, &[&jwk]).expect("the key is trusted for a time");
+    site.trust(&vendor, "vendor", "bundle");
+    vendor.client.query("SELECT entitlements.apply_catalog($1::text)", &[&CATALOG]).expect("the catalog applies");
+    vendor.run("SELECT entitlements.subscribe('acme', 'team'); SELECT entitlements.define_account('acme/site-7', 'acme')");
+    let id = vendor.delegate("seats", 6, "30 days");
+    let bundle = vendor.export();
+    site.import(&bundle);
+    let returned = site.give_back(id);
+    thread::sleep(Duration::from_millis(2_100));
+    let error = refused_with(&mut vendor.client, "NE013", "SELECT entitlements.accept_return($1)", &[&returned]);
+    assert_eq!(reason(&error), "key_out_of_time");
+    assert_eq!(vendor.left("acme", "seats"), 4);
+}
+
+#[test]
+fn what_an_erased_account_had_goes_back() {
+    let (mut vendor, mut site) = vendor_and_site();
+    let (seats, calls) = (vendor.delegate("seats", 6, "30 days"), vendor.delegate("calls", 4, "30 days"));
+    let first = vendor.export();
+    site.import(&first);
+    assert!(site.take("acme/site-7", "calls", 3));
+    site.run("SELECT entitlements.assign_seat('acme/site-7', 'seats', 'ann')");
+    site.run("SELECT entitlements.erase_account('acme/site-7', 'asked for')");
+    // The vendor does not know yet, and its bundles are taken in: for an account that has none of it.
+    let second = vendor.export();
+    site.import(&second);
+    assert_eq!((site.left("acme/site-7", "seats"), site.left("acme/site-7", "calls")), (0, 0));
+    let faults = "SELECT array_to_string(faults, '; ') FROM entitlements.bundle_status()";
+    assert_eq!(one::<String>(&mut site.client, faults, &[]), "");
+    for (id, unused) in [(seats, 6), (calls, 1)] {
+        let returned = site.give_back(id);
+        assert_eq!(site.give_back(id), returned);
+        assert_eq!(vendor.accept(&returned), unused);
+    }
+    assert_eq!((vendor.left("acme", "seats"), vendor.left("acme", "calls")), (10, 7));
+    let third = vendor.export();
+    site.import(&third);
+    // Without a key the account is erased all the same, and nobody can tell later what it had left.
+    let id = vendor.delegate("seats", 2, "30 days");
+    let fourth = vendor.export();
+    site.import(&fourth);
+    assert_eq!(site.left("acme/site-7", "seats"), 2);
+    site.run("BEGIN; SET LOCAL entitlements.signing_key_file = ''; SELECT entitlements.erase_account('acme/site-7', 'asked for'); COMMIT");
+    let fifth = vendor.export();
+    site.import(&fifth);
+    let returned = site.give_back(id);
+    assert_eq!((vendor.accept(&returned), vendor.left("acme", "seats")), (0, 8));
+    assert_eq!(one::<i64>(&mut site.client, "SELECT count(*) FROM entitlements.verify_audit()", &[]), 0);
+}
+
+#[test]
+fn a_blocked_account_has_nothing_of_what_was_delegated() {
+    let (mut vendor, mut site) = vendor_and_site();
+    vendor.delegate("seats", 6, "30 days");
+    let first = vendor.export();
+    site.import(&first);
+    vendor.run("SELECT entitlements.block('acme/site-7', 'fraud', 'odd'); SELECT entitlements.delegate('acme', 'site-7', 'seats', 1, '1 day', 'x')");
+    let second = vendor.export();
+    site.import(&second);
+    assert_eq!(site.left("acme/site-7", "seats"), 0);
+    assert!(!site.take("acme/site-7", "seats", 1));
+    vendor.run("SELECT entitlements.unblock('acme/site-7', 'fraud', 'was wrong')");
+    let third = vendor.export();
+    site.import(&third);
+    assert_eq!(site.left("acme/site-7", "seats"), 6);
+    assert!(!one::<bool>(&mut site.client, "SELECT tampered FROM entitlements.bundle_status()", &[]));
+}
+
+#[test]
+fn a_credit_that_has_a_delegations_name_is_in_its_way() {
+    let (mut vendor, mut site) = vendor_and_site();
+    let id = vendor.delegate("seats", 6, "30 days");
+    let bundle = vendor.export();
+    site.client.query("SELECT entitlements.apply_catalog($1::text)", &[&CATALOG]).expect("the catalog applies");
+    site.run("SELECT entitlements.define_account('acme/site-7')");
+    let grant =
+        "SELECT entitlements.grant_credit('acme/site-7', 'seats', 5, 'x', source => 'bundle:vendor', source_ref => $1)";
+    site.client.execute(grant, &[&id.to_string()]).expect("it is granted");
+    for dry_run in [true, false] {
+        let import = "SELECT * FROM entitlements.import_bundle($1::text, $2)";
+        let error = refused_with(&mut site.client, "NE013", import, &[&bundle, &dry_run]);
+        assert_eq!(reason(&error), "delegation_taken");
+    }
+}
+
 #[test]
 fn a_clock_set_back_wins_nothing() {
     let (mut vendor, mut site) = vendor_and_site();
@@ -363,6 +509,12 @@ fn schedule(seed: u64) -> (i64, usize) {
                     if feature == "calls" { used_calls += n } else { held_here += n }
                 }
             }
+            _ if feature == "seats" && random.random() => {
+                let lease = if random.random() { Some("1 hour") } else { None };
+                let holder = format!("holder {}", random.random_range(0..12));
+                let sql = "SELECT count(*) FROM entitlements.try_assign_seat('acme/site-7', 'seats', $1, $2::text::interval) WHERE allowed";
+                taken_at_site += one::<i64>(&mut site.client, sql, &[&holder, &lease]);
+            }
             _ => {
                 if site.take("acme/site-7", feature, n) {
                     taken_at_site += n;
@@ -372,12 +524,18 @@ fn schedule(seed: u64) -> (i64, usize) {
         }
         let calls = used_calls + vendor.left("acme", "calls") + site.left("acme/site-7", "calls");
         assert!(calls <= 10, "seed {seed}, step {step}: {calls} calls");
-        // Seats that are in use where their lease runs count as that site's.
+        // What runs there counts as that site's, and so do seats that somebody has, of whatever they were taken.
         let at_site: i64 = one(
             &mut site.client,
-            "SELECT coalesce(sum(amount), 0)::bigint FROM entitlements.credits
-               JOIN entitlements.features AS feature ON feature.id = feature_id
-              WHERE feature.key = 'seats' AND voided_at IS NULL AND expires_at > now()",
+            "WITH live AS (SELECT credit.id, credit.amount FROM entitlements.credits AS credit
+                             JOIN entitlements.features AS feature ON feature.id = feature_id
+                            WHERE feature.key = 'seats' AND voided_at IS NULL AND expires_at > now())
+             SELECT (SELECT coalesce(sum(amount), 0) FROM live)::bigint
+                  + (SELECT count(*) FROM entitlements.seats AS seat
+                      WHERE seat.ended_at IS NULL AND seat.leased_until > now()
+                        AND NOT EXISTS (SELECT FROM entitlements.seat_parts AS part
+                                          JOIN entitlements.counters AS counter ON counter.id = part.counter_id
+                                          JOIN live ON live.id = counter.credit_id WHERE part.seat_id = seat.id))",
             &[],
         );
         let seats = held_here + vendor.left("acme", "seats") + at_site;

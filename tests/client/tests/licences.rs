@@ -206,6 +206,110 @@ fn seats_are_taken_for_as_long_as_a_licence_can_be_shown() {
 }
 
 #[test]
+fn a_seat_that_its_holder_had_stays_as_it_was() {
+    let database = Database::new();
+    let (mut client, _file) = stage(&database);
+    run(
+        &mut client,
+        "SELECT entitlements.assign_seat('acme', 'seats', 'press 4'); SELECT entitlements.assign_seat('acme', 'seats', 'bob', '10 days')",
+    );
+    let state = "SELECT string_agg(holder || ' ' || state || coalesce(' ' || (leased_until > now() + interval '9 days'), ''), ', ' ORDER BY holder)
+                   FROM entitlements.seats('acme', 'seats')";
+    assert_eq!(one::<String>(&mut client, state, &[]), "bob leased true, press 4 named");
+    issue(&mut client, "'acme', 'bob', seat_feature => 'seats', ttl => '1 day'");
+    let (machine_key, machine) = (key(7), MachineId::derive(b"a machine", VENDOR));
+    let document = request(&machine_key, machine, "nonce 1").sign(&machine_key).expect("it is its own key");
+    let sql = "SELECT entitlements.issue_licence('acme', NULL, seat_feature => 'seats', ttl => '1 day', request => $1)";
+    let token: String = one(&mut client, sql, &[&document]);
+    assert_eq!(one::<String>(&mut client, state, &[]), "bob leased true, press 4 named");
+    // A lease of its own is what a renewal gives, never less than what was signed.
+    issue(&mut client, "'acme', 'bob', seat_feature => 'seats', ttl => '20 days'");
+    run(&mut client, "SELECT entitlements.renew_seat('acme', 'seats', 'bob')");
+    let lasts = "SELECT leased_until >= (SELECT max(expires_at) FROM entitlements.licences) FROM entitlements.seats('acme', 'seats') WHERE holder = 'bob'";
+    assert!(one::<bool>(&mut client, lasts, &[]));
+    let deactivation = Deactivation {
+        vendor: VENDOR.to_owned(),
+        made_at: date(now()),
+        licence: licence(&mut client, &token).id,
+        machine,
+        key: machine_key.public().clone(),
+    };
+    let document = deactivation.sign(&machine_key).expect("it is its own key");
+    assert!(one::<bool>(&mut client, "SELECT entitlements.deactivate_licence($1)", &[&document]));
+    assert_eq!(one::<String>(&mut client, state, &[]), "bob leased true, press 4 named");
+}
+
+#[test]
+fn a_licence_ends_with_the_allocation_of_its_seat() {
+    let database = Database::new();
+    let (mut client, _file) = stage(&database);
+    run(
+        &mut client,
+        "SELECT entitlements.set_override('acme', 'seats', 'add', '1', 'pilot', date_trunc('second', now()) + interval '10 days')",
+    );
+    let of_override = "SELECT extract(epoch FROM expires_at)::bigint FROM entitlements.overrides";
+    let end: i64 = one(&mut client, of_override, &[]);
+    let token = issue(&mut client, "'acme', 'ann', ARRAY['sso'], '300 days', 'seats'");
+    assert_eq!(licence(&mut client, &token).expires.seconds(), end);
+    let without = issue(&mut client, "'acme', 'ann', ARRAY['sso'], '300 days'");
+    assert!(licence(&mut client, &without).expires.seconds() > end);
+    // A place that a credit gives is there as long as that.
+    run(
+        &mut client,
+        "SELECT entitlements.clear_override(id, 'over') FROM entitlements.overrides;
+         SELECT entitlements.assign_seat('acme', 'seats', 'bob');
+         SELECT entitlements.grant_credit('acme', 'seats', 1, 'pilot', date_trunc('second', now()) + interval '5 days')",
+    );
+    let end: i64 = one(&mut client, "SELECT extract(epoch FROM expires_at)::bigint FROM entitlements.credits", &[]);
+    let token = issue(&mut client, "'acme', 'cyd', ARRAY['sso'], '300 days', 'seats'");
+    assert_eq!(licence(&mut client, &token).expires.seconds(), end);
+}
+
+#[test]
+fn a_clock_that_is_behind_issues_nothing() {
+    let database = Database::new();
+    let (mut client, _file) = stage(&database);
+    run(&mut client, "UPDATE entitlements.deployment SET highest_seen = now() + interval '1 day'");
+    let error = refused_with(&mut client, "NE013", "SELECT entitlements.issue_licence('acme', 'ann')", &[]);
+    assert_eq!(reason(&error), "clock_behind");
+}
+
+#[test]
+fn a_copied_signing_key_is_withdrawn() {
+    let database = Database::new();
+    let (mut client, _file) = stage(&database);
+    let (machine_key, machine) = (key(7), MachineId::derive(b"a machine", VENDOR));
+    let document = request(&machine_key, machine, "nonce 1").sign(&machine_key).expect("it is its own key");
+    let token: String = one(&mut client, "SELECT entitlements.issue_licence('acme', NULL, request => $1)", &[&document]);
+    let issued = licence(&mut client, &token);
+    // Who has the key signs the same licence for anybody, on any machine: what is renewed is what was issued.
+    let forged = Licence { machine: None, audience: None, holder: Some("thief".to_owned()), ..issued.clone() }.sign(&key(1));
+    let renew = "SELECT entitlements.renew_licence($1)";
+    let renewed: String = one(&mut client, renew, &[&forged]);
+    let renewed = licence(&mut client, &renewed);
+    assert_eq!((renewed.machine, renewed.audience, renewed.holder), (issued.machine, issued.audience, issued.holder));
+
+    let kid = key(1).public().kid().to_string();
+    let distrust = "SELECT entitlements.distrust_key($1, 'copied')";
+    assert!(one::<bool>(&mut client, distrust, &[&kid]));
+    assert!(!one::<bool>(&mut client, distrust, &[&kid]));
+    assert_eq!(reason(&refused_with(&mut client, "NE013", renew, &[&token])), "distrusted_key");
+    let keys =
+        |client: &mut Client| one::<Value>(client, "SELECT entitlements.jwks()", &[])["keys"].as_array().map(Vec::len);
+    assert_eq!(keys(&mut client), Some(0));
+    for sql in ["issue_licence('acme', 'ann')", "export_bundle('site-7')"] {
+        let error = refused_with(&mut client, "NE009", &format!("SELECT entitlements.{sql}"), &[]);
+        assert!(error.message().contains("distrusted"), "{error:?}");
+    }
+    let second = KeyFile::new(&database, &key(2));
+    second.sign_with(&mut client);
+    let fresh = issue(&mut client, "'acme', 'ann'");
+    licence(&mut client, &fresh);
+    assert_eq!(keys(&mut client), Some(1));
+    assert_eq!(one::<i64>(&mut client, "SELECT count(*) FROM entitlements.verify_audit()", &[]), 0);
+}
+
+#[test]
 fn many_at_once_never_have_more_licences_than_seats() {
     let database = Database::new();
     let (_client, file) = stage(&database);
@@ -233,23 +337,27 @@ fn many_at_once_never_have_more_licences_than_seats() {
     assert_eq!(granted, 2);
 }
 
+fn request(key: &PrivateKey, machine: MachineId, nonce: &str) -> LicenceRequest {
+    LicenceRequest {
+        vendor: VENDOR.to_owned(),
+        made_at: date(now()),
+        nonce: nonce.to_owned(),
+        machine,
+        key: key.public().clone(),
+        account: "acme".parse().expect("a key"),
+        holder: Some("press 4".to_owned()),
+        application: Some("editor".to_owned()),
+        features: BTreeSet::new(),
+    }
+}
+
 #[test]
 fn a_machine_without_network_asks_once_and_gives_up_once() {
     let database = Database::new();
     let (mut client, _file) = stage(&database);
     let machine_key = key(7);
     let machine = MachineId::derive(b"a machine", VENDOR);
-    let mut request = LicenceRequest {
-        vendor: VENDOR.to_owned(),
-        made_at: date(now()),
-        nonce: "nonce 1".to_owned(),
-        machine,
-        key: machine_key.public().clone(),
-        account: "acme".parse().expect("a key"),
-        holder: Some("press 4".to_owned()),
-        application: Some("editor".to_owned()),
-        features: BTreeSet::new(),
-    };
+    let mut request = request(&machine_key, machine, "nonce 1");
     let document = request.sign(&machine_key).expect("it is its own key");
     let issue = "SELECT entitlements.issue_licence('acme', NULL, seat_feature => 'seats', request => $1)";
     let token: String = one(&mut client, issue, &[&document]);
@@ -325,6 +433,17 @@ fn an_erased_account_leaves_no_names() {
 
 /// A licence file as Keygen makes it, signed with the key.
 fn keygen_file(client: &mut Client, key: &PrivateKey, codes: &[&str], issued: i64, expiry: Option<i64>) -> String {
+    keygen_file_of("lic-1", client, key, codes, issued, expiry)
+}
+
+fn keygen_file_of(
+    id: &str,
+    client: &mut Client,
+    key: &PrivateKey,
+    codes: &[&str],
+    issued: i64,
+    expiry: Option<i64>,
+) -> String {
     let time = |client: &mut Client, at: i64| -> String {
         one(client, "SELECT to_char(to_timestamp($1::bigint) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')", &[&at])
     };
@@ -335,7 +454,7 @@ fn keygen_file(client: &mut Client, key: &PrivateKey, codes: &[&str], issued: i6
         codes.iter().map(|code| serde_json::json!({"type": "entitlements", "attributes": {"code": code}})).collect();
     let (issued, expiry) = (time(client, issued), expiry.map(|expiry| time(client, expiry)));
     let payload = serde_json::json!({
-        "data": {"type": "licenses", "id": "lic-1", "attributes": {
+        "data": {"type": "licenses", "id": id, "attributes": {
             "key": "SECRET-KEY", "name": "Pro", "status": "ACTIVE", "expiry": expiry, "metadata": {}}},
         "included": included,
         "meta": {"issued": issued, "expiry": null, "ttl": null},
@@ -371,7 +490,7 @@ fn licence_files_of_keygen_are_taken_over() {
     assert!(one::<bool>(&mut client, "SELECT entitlements.entitled('movers', 'sso')", &[]));
     let ends: bool = one(
         &mut client,
-        "SELECT bool_and(expires_at < now() + interval '1 day 1 minute' AND source = 'keygen:acc-1') FROM entitlements.overrides",
+        "SELECT bool_and(expires_at < now() + interval '1 day 1 minute' AND source = 'keygen:acc-1:lic-1') FROM entitlements.overrides",
         &[],
     );
     assert!(ends);
@@ -391,8 +510,35 @@ fn licence_files_of_keygen_are_taken_over() {
     assert_eq!(one::<i64>(&mut client, mapped, &[&unknown]), 3);
     let calls: bool = one(&mut client, "SELECT entitlements.allowance('movers', 'calls') = 50", &[]);
     assert!(calls);
-    let plans: i64 = one(&mut client, "SELECT count(*) FROM entitlements.subscriptions WHERE source = 'keygen:acc-1'", &[]);
+    let plans: i64 =
+        one(&mut client, "SELECT count(*) FROM entitlements.subscriptions WHERE source = 'keygen:acc-1:lic-1'", &[]);
     assert_eq!(plans, 1);
     let ended = keygen_file(&mut client, &keygen, &["SSO"], now() + 2, Some(now() - 10));
     assert_eq!(reason(&refused_with(&mut client, "NE013", import, &[&ended, &"movers"])), "expired");
+}
+
+#[test]
+fn two_licences_of_keygen_are_no_ones_but_their_own() {
+    let database = Database::new();
+    let (mut client, _file) = stage(&database);
+    let keygen = key(9);
+    let jwk: Value = serde_json::from_str(&keygen.public().to_jwk().to_string()).expect("it is JSON");
+    client.execute("SELECT entitlements.trust_key($1, 'keygen:acc-1', 'licence')", &[&jwk]).expect("the key is trusted");
+    let long = keygen_file_of("lic-1", &mut client, &keygen, &["SSO"], now() - 60, Some(now() + 900 * 86_400));
+    let short = keygen_file_of("lic-2", &mut client, &keygen, &["SSO", "EXPORT"], now() - 50, Some(now() + 86_400));
+    let import = "SELECT count(*) FROM entitlements.import_licence($1, 'movers', mapping =>
+        '{\"SSO\": \"sso\", \"EXPORT\": \"export\", \"LOGIN\": \"sso\"}')";
+    assert_eq!(one::<i64>(&mut client, import, &[&long]), 1);
+    assert_eq!(one::<i64>(&mut client, import, &[&short]), 2);
+    assert_eq!(one::<i64>(&mut client, import, &[&long]), 0);
+    let lasts = "SELECT max(expires_at) > now() + interval '899 days' FROM entitlements.overrides WHERE ended_at IS NULL";
+    assert!(one::<bool>(&mut client, lasts, &[]));
+    // One drops what the other still grants; and several codes for a feature are one.
+    let fewer = keygen_file_of("lic-2", &mut client, &keygen, &["EXPORT"], now() - 40, Some(now() + 86_400));
+    one::<i64>(&mut client, import, &[&fewer]);
+    assert!(one::<bool>(&mut client, "SELECT entitlements.entitled('movers', 'sso')", &[]));
+    let several =
+        keygen_file_of("lic-1", &mut client, &keygen, &["SSO", "EXPORT", "LOGIN"], now() - 30, Some(now() + 86_400));
+    assert_eq!(one::<i64>(&mut client, import, &[&several]), 2);
+    assert_eq!(one::<i64>(&mut client, import, &[&several]), 0);
 }

@@ -105,6 +105,26 @@ fn usage_reaches_the_vendor() {
     assert!(vendor.told().is_empty());
 }
 
+/// Documents have whole seconds, credits do not; and what credits give is allowed as what a plan gives.
+#[test]
+fn credits_are_reported_with_what_they_allow() {
+    let (mut vendor, mut site) = vendor_and_site();
+    let end = "now() + interval '10 days'";
+    site.run(&format!(
+        "SELECT entitlements.grant_credit('acme', 'calls', 5, 'one', {end}, priority => 1);
+         SELECT entitlements.grant_credit('acme', 'calls', 7, 'other', {end}, priority => 1);
+         SELECT entitlements.define_account('globex');
+         SELECT entitlements.grant_credit('globex', 'seats', 3, 'delegated', {end});
+         SELECT entitlements.grant_credit('globex', 'calls', 2, 'soon over', now() + interval '300 milliseconds');"
+    ));
+    site.run("SELECT entitlements.consume('globex', 'calls', 2)");
+    site.run("SELECT entitlements.consume('acme', 'calls', 20); SELECT entitlements.consume('globex', 'seats', 3); SELECT pg_sleep(1)");
+    let report = site.report();
+    let mut rows = vendor.import(&report);
+    rows.sort();
+    assert_eq!(rows, ["acme calls 12 of 12", "acme calls 8 of 1000", "globex calls 2 of 2", "globex seats 3 of 3"]);
+}
+
 #[test]
 fn reports_come_in_any_order() {
     let (mut vendor, mut site) = vendor_and_site();

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use entitlements_bundle::{DelegationReturn, NumericDate, PrivateKey};
 use entitlements_model::json::Json;
 
 use crate::{AT, Desk, ISSUED, claims, json, member};
@@ -183,6 +184,26 @@ fn usage_reports_are_verified_in_their_series() {
     assert!(shown.contains("\n  acme minutes: 2.5 of 3000 in 2023-11-03 08:26:40 UTC – "), "{shown}");
     let trusted = ["inspect", "--trust", "vendor.jwk", "--issuer", "site-7", "usage.jws"];
     assert!(desk.succeeds(&trusted).starts_with("SIGNED with the trusted key "));
+}
+
+#[test]
+fn a_return_is_shown() {
+    let desk = Desk::new();
+    let returned = DelegationReturn {
+        issuer: "site-7".into(),
+        audience: "vendor".into(),
+        issued_at: NumericDate::from_seconds(ISSUED).unwrap(),
+        id: 7,
+        unused: "2.5".parse().unwrap(),
+    };
+    let key = PrivateKey::from_seed(&[7; 32]);
+    desk.write("return.jws", &returned.sign(&key));
+    desk.write("site.jwk", &key.public().to_jwk().to_string());
+    let shown = desk.succeeds(&["inspect", "return.jws"]);
+    assert!(shown.starts_with("UNTRUSTED: the signature was not checked"), "{shown}");
+    assert!(shown.contains("\ndelegation  7\nunused      2.5\n"), "{shown}");
+    let trusted = ["inspect", "--json", "--trust", "site.jwk", "--issuer", "site-7", "return.jws"];
+    assert_eq!(json(&desk.succeeds(&trusted)).get("trusted"), Some(&Json::Bool(true)));
 }
 
 #[test]

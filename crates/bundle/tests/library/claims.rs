@@ -120,6 +120,14 @@ fn a_delegation_is_numbered_and_of_something() {
     assert_eq!(fault(&format!("[{one},{one}]")), format!("{path}[1].id: appears more than once"));
     assert_eq!(fault(&format!("[{}]", one.replace(":5", ":0"))), format!("{path}[0].amount: is zero"));
     assert!(fault(&format!("[{}]", one.replace(":7", ":0"))).starts_with(&format!("{path}[0].id: ")));
+    // An id is one delegation, whosever it is.
+    let accounts = |other: &str| format!(r#""accounts":{{"a-first":{{"delegations":[{other}]}},"#);
+    let both = |other: &str| {
+        let first = with(r#""overrides":["#, &format!(r#""delegations":[{one}],"overrides":["#));
+        parse(&first.replacen(r#""accounts":{"#, &accounts(other), 1))
+    };
+    assert!(both(&one.replace(":7", ":8")).is_ok());
+    assert_eq!(both(one).unwrap_err()[0].to_string(), format!("{path}[0].id: is one of account 'a-first' too"));
 }
 
 #[test]

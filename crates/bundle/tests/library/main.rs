@@ -1,6 +1,7 @@
 //! The library from outside, as the extension and the command-line tool use it.
 
 mod claims;
+mod delegation;
 mod document;
 mod keygen_file;
 mod licence;

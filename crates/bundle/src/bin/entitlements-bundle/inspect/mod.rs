@@ -1,6 +1,7 @@
 //! What a document says, for people: also one that nobody vouches for, and then it says so first.
 
 mod bundle;
+mod delegation;
 mod licence;
 mod machine;
 mod usage;
@@ -9,8 +10,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use entitlements_bundle::{
-    Bundle, DEACTIVATION_TYPE, Deactivation, Document, Jws, Kid, LICENCE_REQUEST_TYPE, LICENCE_TYPE, Licence,
-    LicenceRequest, REQUEST_LIMITS, Received, Refusal, USAGE_REPORT_TYPE, UsageReport, authenticate_as, claimed_type,
+    Bundle, DEACTIVATION_TYPE, DELEGATION_RETURN_TYPE, Deactivation, DelegationReturn, Document, Jws, Kid,
+    LICENCE_REQUEST_TYPE, LICENCE_TYPE, Licence, LicenceRequest, REQUEST_LIMITS, Received, Refusal, USAGE_REPORT_TYPE,
+    UsageReport, authenticate_as, claimed_type,
 };
 use entitlements_model::fault::Fault;
 use entitlements_model::json::Json;
@@ -30,7 +32,7 @@ pub struct Inspect {
     /// List every account with its subscriptions and overrides, and every row of a usage report
     #[arg(long)]
     accounts: bool,
-    /// The bundle, licence, usage report, request or deactivation
+    /// The bundle, licence, usage report, return of a delegation, request or deactivation
     #[arg(value_name = "FILE")]
     document: PathBuf,
 }
@@ -49,6 +51,7 @@ impl Inspect {
         match claimed_type(&text).as_deref() {
             Ok(LICENCE_TYPE) => self.signed_by_others::<Licence>(&text, json),
             Ok(USAGE_REPORT_TYPE) => self.signed_by_others::<UsageReport>(&text, json),
+            Ok(DELEGATION_RETURN_TYPE) => self.signed_by_others::<DelegationReturn>(&text, json),
             Ok(LICENCE_REQUEST_TYPE) => {
                 let open = |text: &str, request: &LicenceRequest| LicenceRequest::open(text, &request.vendor);
                 self.signed_by_itself(&text, LICENCE_REQUEST_TYPE, LicenceRequest::parse, open, json)
