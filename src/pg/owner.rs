@@ -10,9 +10,11 @@ pub fn as_owner<const COLUMNS: usize, R>(access: &Access<COLUMNS>, work: impl Fn
 }
 
 /// Runs `work`, which evaluates what the owner of a table has written, with the owner's rights, and in a way that cannot be
-/// used to get those of whoever is at work, as the server does with expressions of an index.
+/// used to get those of whoever is at work, as the server does with expressions of an index. The table's row security does
+/// not bind it, also where it binds its owner, as when the server checks foreign keys.
 pub fn as_restricted_owner<R>(table: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
-    as_owner_of(table, pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION, work)
+    let restricted = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_NOFORCE_RLS;
+    as_owner_of(table, pg_sys::SECURITY_LOCAL_USERID_CHANGE | restricted, work)
 }
 
 fn as_owner_of<R>(table: pg_sys::Oid, flags: u32, work: impl FnOnce() -> R) -> R {
