@@ -22,6 +22,11 @@ use std::panic::AssertUnwindSafe;
 
 pub use pg_sys::Oid;
 
+unsafe extern "C-unwind" {
+    // catalog/pg_inherits.h
+    fn find_all_inheritors(parent: Oid, mode: pg_sys::LOCKMODE, parents: *mut *mut pg_sys::List) -> *mut pg_sys::List;
+}
+
 /// A number of rows for each account that has any, in the order of their keys; None is the account of rows that name none.
 pub type RowCounts = BTreeMap<Option<String>, i64>;
 
@@ -38,18 +43,50 @@ pub enum TableLock {
     AccessExclusive,
 }
 
+impl TableLock {
+    fn mode(self) -> i32 {
+        let mode = match self {
+            Self::Definition => pg_sys::ShareUpdateExclusiveLock,
+            Self::Share => pg_sys::ShareLock,
+            Self::ShareRowExclusive => pg_sys::ShareRowExclusiveLock,
+            Self::AccessExclusive => pg_sys::AccessExclusiveLock,
+        };
+        mode as i32
+    }
+}
+
 /// Locks the table; false if there is none any more.
 pub fn lock(table: Oid, lock: TableLock) -> bool {
-    let mode = match lock {
-        TableLock::Definition => pg_sys::ShareUpdateExclusiveLock,
-        TableLock::Share => pg_sys::ShareLock,
-        TableLock::ShareRowExclusive => pg_sys::ShareRowExclusiveLock,
-        TableLock::AccessExclusive => pg_sys::AccessExclusiveLock,
-    };
     // SAFETY: waits for the lock and looks into the catalog; both work on any number.
     unsafe {
-        pg_sys::LockRelationOid(table, mode as i32);
+        pg_sys::LockRelationOid(table, lock.mode());
         pg_sys::get_rel_relkind(table) != 0
+    }
+}
+
+/// A table and its partitions, each after the one that it is of, as they are now, whatever the transaction's snapshot shows.
+pub fn tree(root: Oid) -> Vec<Oid> {
+    inheritors(root, pg_sys::NoLock as i32)
+}
+
+/// `tree`, locked, by a lock that keeps others from adding partitions: each is looked for under one that has it already.
+pub fn take_tree(root: Oid, mode: TableLock) -> Vec<Oid> {
+    lock(root, mode);
+    inheritors(root, mode.mode())
+}
+
+/// Whether it has partitions, without a lock on it.
+pub fn is_partitioned(table: Oid) -> bool {
+    // SAFETY: a look-up in the catalog, for any number.
+    unsafe { pg_sys::get_rel_relkind(table) as u8 == pg_sys::RELKIND_PARTITIONED_TABLE }
+}
+
+fn inheritors(root: Oid, mode: i32) -> Vec<Oid> {
+    // SAFETY: it looks into the catalog for any number, and gives a list of numbers, that of the
+    // root first; an ERROR becomes a panic at the boundary.
+    unsafe {
+        let tables = pg_sys::ffi::pg_guard_ffi_boundary(|| find_all_inheritors(root, mode, std::ptr::null_mut()));
+        (0..pg_sys::list_length(tables)).map(|place| pg_sys::list_nth_oid(tables, place)).collect()
     }
 }
 

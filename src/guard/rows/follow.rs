@@ -5,13 +5,11 @@
 //! limited by the command that makes it one, and not by a later one: a restore makes triggers one after the other, in
 //! an order of its own.
 
-use super::limit::{
-    IS_WORKING, Working, drop_triggers, found_table, limit_parts, make_triggers, refuse_old_snapshots, take_tree, tree,
-};
+use super::limit::{IS_WORKING, Working, drop_triggers, found_table, limit_parts, make_triggers, refuse_old_snapshots};
 use crate::error::Error;
 use crate::pg::error::warn;
 use crate::pg::session::is_own_transaction;
-use crate::pg::table::{KeyColumn, Oid, TableLock, check_condition, qualified_name};
+use crate::pg::table::{KeyColumn, Oid, TableLock, check_condition, is_partitioned, qualified_name, take_tree, tree};
 use crate::pg::trigger::{LimitedTable, TableCommand, TriggerArguments};
 use pgrx::spi::{Spi, SpiClient, quote_identifier};
 
@@ -58,8 +56,7 @@ fn changed_tables(client: &mut SpiClient<'_>) -> Result<Vec<ChangedTable>, Error
     let mut tables = Vec::new();
     let query = "SELECT command.objid, pg_catalog.bool_or(command.command_tag LIKE 'CREATE%')
                    FROM pg_catalog.pg_event_trigger_ddl_commands() AS command
-                   JOIN pg_catalog.pg_class AS class ON class.oid = command.objid
-                  WHERE command.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND class.relkind IN ('r', 'p', 'f')
+                  WHERE command.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
                   GROUP BY command.objid ORDER BY command.objid";
     for row in client.update(query, None, &[])? {
         if let (Some(table), Some(is_new)) = (row.get(1)?, row.get(2)?) {
@@ -83,7 +80,7 @@ fn follow_renamed_column(client: &mut SpiClient<'_>) -> Result<(), Error> {
         return Ok(());
     }
     let (Some(root), Some(new)) = renamed.first().get_two::<Oid, String>()? else { return Ok(()) };
-    for part in tree(client, root)? {
+    for part in tree(root) {
         let found = found_table(part)?;
         for by in found.limits() {
             let is_gone = KeyColumn::find(part, &by.account_column)?.is_none();
@@ -170,22 +167,18 @@ fn new_children(
     let numbers = |is_wanted: &dyn Fn(&ChangedTable) -> bool| -> Vec<Oid> {
         changed.iter().filter(|change| is_wanted(change)).map(|change| change.table).collect()
     };
-    // ALTER TABLE … ATTACH PARTITION names the parent, whose new children this transaction has made; the others name the child.
-    let query = "SELECT inherits.inhrelid, inherits.inhparent, inherits.xmin::pg_catalog.text::pg_catalog.int8,
-                        parent.relkind = 'p' AND NOT inherits.inhrelid = ANY ($2)
-                   FROM pg_catalog.pg_inherits AS inherits JOIN pg_catalog.pg_class AS parent ON parent.oid = inherits.inhparent
-                  WHERE inherits.inhrelid = ANY ($1) AND (parent.relkind <> 'p' OR inherits.inhrelid = ANY ($2))
-                     OR inherits.inhparent = ANY ($3) AND parent.relkind = 'p'
-                  ORDER BY 2, 1";
+    // CREATE TABLE and ALTER TABLE … INHERIT name the child, ATTACH PARTITION the parent: which child is new is told by the
+    // transaction. What others have made the snapshot may not have: nothing else is asked here.
+    let query =
+        "SELECT inhrelid, inhparent, xmin::pg_catalog.text::pg_catalog.int8, inhrelid = ANY ($2), inhparent = ANY ($3)
+                   FROM pg_catalog.pg_inherits WHERE inhrelid = ANY ($1) OR inhparent = ANY ($3) ORDER BY 2, 1";
     let arguments =
         [numbers(&|_| true).into(), numbers(&|change| change.is_new).into(), numbers(&|_| command.attaches).into()];
     let mut children = Vec::new();
     for row in client.update(query, None, &arguments)? {
-        let (child, parent, made_by) = (row.get(1)?, row.get(2)?, row.get::<i64>(3)?);
-        let is_by_parent = row.get::<bool>(4)?.unwrap_or_default();
-        if let (Some(child), Some(parent), Some(made_by)) = (child, parent, made_by)
-            && (!is_by_parent || is_own_transaction(made_by as u32))
-        {
+        let (Some(child), Some(parent), Some(made_by)) = (row.get(1)?, row.get(2)?, row.get::<i64>(3)?) else { continue };
+        let is = |place| Ok::<_, Error>(row.get::<bool>(place)?.unwrap_or_default());
+        if is(4)? || is_own_transaction(made_by as u32) && (is(5)? || !is_partitioned(parent)) {
             children.push((child, parent));
         }
     }
@@ -208,7 +201,7 @@ fn follow_child(client: &mut SpiClient<'_>, child: Oid, parent: Oid) -> Result<(
         return Ok(());
     }
     refuse_old_snapshots()?;
-    let parts = take_tree(client, child, TableLock::ShareRowExclusive)?;
+    let parts = take_tree(child, TableLock::ShareRowExclusive);
     for by in above.limits() {
         limit_parts(client, &parts, above.owner, by)?;
     }

@@ -2,7 +2,7 @@
 //!
 //! They run with the caller's rights, so that whose tables these are is asked of the role that calls, not of one that runs
 //! something of the caller's: only what follows is done with the rights of the extension's owner. The catalog's turn comes
-//! before any lock on a table, and a tree of partitions is locked until nobody can be adding to it.
+//! before any lock on a table, and partitions are looked for once nobody can be adding to the table that they are of.
 
 use super::{give_back, state, units};
 use crate::accounts::feature::Feature;
@@ -13,14 +13,14 @@ use crate::pg::backend::BackendFlag;
 use crate::pg::error::{or_raise, warn};
 use crate::pg::session::{is_restricted, refuse_read_only, role_in_force, sees_what_is_committed};
 use crate::pg::table::{
-    KeyColumn, Oid, RowCounts, TableLock, Tally, check_condition, lock, qualified_name, rows_if_countable,
+    KeyColumn, Oid, RowCounts, TableLock, Tally, check_condition, qualified_name, rows_if_countable, take_tree, tree,
 };
 use crate::pg::trigger::{CountTrigger, LimitedTable, TriggerArguments};
 use entitlements_model::kind::Kind;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, quote_identifier, quote_literal};
 use serde_json::{Value, json};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 
 /// What the names of the triggers begin with.
@@ -135,7 +135,7 @@ fn limit(
         // Nobody else's table is locked, nor one of the system; and what was so before may have changed when the lock is there.
         refuse(client)?;
         audit::take_turn(client, Chain::Catalog)?;
-        let parts = take_tree(client, table, TableLock::ShareRowExclusive)?;
+        let parts = take_tree(table, TableLock::ShareRowExclusive);
         refuse(client)?;
         let found = Feature::find(client, feature)?;
         if found.kind != Kind::Allocation {
@@ -269,38 +269,6 @@ fn mend(client: &mut SpiClient<'_>, parts: &[Oid], by: &TriggerArguments) -> Res
     Ok(is_mended)
 }
 
-/// The table and its partitions, those with partitions before theirs.
-pub fn tree(client: &mut SpiClient<'_>, root: Oid) -> Result<Vec<Oid>, Error> {
-    let mut tables = Vec::new();
-    let found = client.update(
-        "SELECT class.oid
-           FROM pg_catalog.pg_class AS class
-           LEFT JOIN pg_catalog.pg_partition_tree($1) AS part ON part.relid = class.oid
-          WHERE part.relid IS NOT NULL OR class.oid = $1 ORDER BY coalesce(part.level, 0), class.oid",
-        None,
-        &[root.into()],
-    )?;
-    for row in found {
-        tables.extend(row.get::<Oid>(1)?);
-    }
-    Ok(tables)
-}
-
-/// `tree`, locked: also what others were adding to it until a lock kept them from it.
-pub fn take_tree(client: &mut SpiClient<'_>, root: Oid, mode: TableLock) -> Result<Vec<Oid>, Error> {
-    let mut taken = HashSet::new();
-    loop {
-        let tables = tree(client, root)?;
-        let new: Vec<Oid> = tables.iter().copied().filter(|table| taken.insert(*table)).collect();
-        if new.is_empty() {
-            return Ok(tables);
-        }
-        for table in new {
-            lock(table, mode);
-        }
-    }
-}
-
 /// Names of the triggers that a table has for a feature, which a name of 63 bytes may have no room for.
 fn trigger_name(feature: &str, event: &str) -> String {
     const MOST: usize = 43;
@@ -372,11 +340,11 @@ fn unlimit(table: Option<Oid>, feature: Option<&str>) -> Result<i64, Error> {
     let table = required("table", table)?;
     changing_tables_of_caller(|client, caller| {
         Described::find(client, table, caller)?.refuse_others()?;
-        if limiting_features(&tree(client, table)?, feature)?.is_empty() {
+        if limiting_features(&tree(table), feature)?.is_empty() {
             return Ok(0);
         }
         audit::take_turn(client, Chain::Catalog)?;
-        let parts = take_tree(client, table, TableLock::AccessExclusive)?;
+        let parts = take_tree(table, TableLock::AccessExclusive);
         let described = Described::find(client, table, caller)?;
         described.refuse_others()?;
         let features = limiting_features(&parts, feature)?;

@@ -102,5 +102,24 @@ fn a_transaction_with_an_old_snapshot_adds_no_partition_that_nobody_limits() {
     limit(&mut client, "plain", None);
     refuse(&mut old, "NE009", "CREATE TABLE other (id integer); ALTER TABLE plain DROP COLUMN account");
     run(&mut old, "ROLLBACK");
+    // Tables that are newer than the snapshot.
+    for change in [
+        "ALTER TABLE newer DROP COLUMN account",
+        "ALTER TABLE parted DROP COLUMN account",
+        "CREATE TABLE high PARTITION OF parted DEFAULT",
+        "ALTER TABLE parted ATTACH PARTITION loose DEFAULT",
+        "CREATE TABLE heir () INHERITS (newer)",
+    ] {
+        run(&mut old, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT");
+        run(
+            &mut client,
+            "CREATE TABLE newer (account text); CREATE TABLE parted (id integer, account text) PARTITION BY RANGE (id)",
+        );
+        limit(&mut client, "newer", None);
+        limit(&mut client, "parted", None);
+        refuse(&mut old, "NE009", change);
+        run(&mut old, "ROLLBACK");
+        run(&mut client, "DROP TABLE newer, parted");
+    }
     assert_counted(&mut client);
 }
