@@ -131,6 +131,27 @@ fn cascades_are_counted() {
     assert_used(&mut client, "a 1, b 0");
 }
 
+/// A condition is kept as text: what it means is the same for whoever writes, whatever the session's settings.
+#[test]
+fn a_condition_means_the_same_in_every_session() {
+    let (_database, mut client) = stage();
+    run(&mut client, "CREATE TABLE projects (account text, at timestamptz, name text)");
+    run(&mut client, "SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'ISO, DMY'");
+    limit(&mut client, "projects", Some("at >= '01/02/2026' AND name IS DISTINCT FROM '\\' AND (name = NULL) IS NULL"));
+    for settings in [
+        "SET TimeZone = 'America/New_York'; SET DateStyle = 'ISO, DMY'",
+        "SET standard_conforming_strings = off; SET transform_null_equals = on",
+        "RESET ALL",
+    ] {
+        run(&mut client, settings);
+        run(
+            &mut client,
+            "INSERT INTO projects VALUES ('a', '2026-01-02 00:00Z'), ('a', '2026-01-01 23:59Z'); DELETE FROM projects WHERE at < '2026-01-02 00:00Z'",
+        );
+    }
+    assert_used(&mut client, "a 3, b 0");
+}
+
 #[test]
 fn cascades_into_partitions_are_counted() {
     let (_database, mut client) = stage();
