@@ -1,22 +1,25 @@
--- Three tables alike: one that nothing limits, one that limit_rows does, and one with a trigger that counts in a row of its own,
--- as people write it.
+-- Tables alike: one that nothing limits, two that limit_rows does, the second with a condition, and one with a trigger that counts in
+-- a row of its own, as people write it.
 \set ON_ERROR_STOP on
 
 CREATE EXTENSION entitlements;
 CREATE SCHEMA bench;
 
-SELECT entitlements.apply_catalog('{"features": {"projects": {"kind": "allocation"}},
-    "plans": {"team": {"kind": "base", "features": {"projects": 1000000000}}}}');
+SELECT entitlements.apply_catalog('{"features": {"projects": {"kind": "allocation"}, "live": {"kind": "allocation"}},
+    "plans": {"team": {"kind": "base", "features": {"projects": 1000000000, "live": 1000000000}}}}');
 SELECT entitlements.subscribe(n::text, 'team') FROM generate_series(1, 1000) n;
 
 CREATE TABLE bench.unlimited (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     account text NOT NULL,
     name text NOT NULL DEFAULT 'a project',
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    deleted_at timestamptz
 );
 CREATE TABLE bench.limit_rows (LIKE bench.unlimited INCLUDING ALL);
 SELECT entitlements.limit_rows('bench.limit_rows', 'account', 'projects');
+CREATE TABLE bench.limit_where (LIKE bench.unlimited INCLUDING ALL);
+SELECT entitlements.limit_rows('bench.limit_where', 'account', 'live', "where" => 'deleted_at IS NULL');
 
 CREATE TABLE bench.trigger (LIKE bench.unlimited INCLUDING ALL);
 CREATE TABLE bench.counted (account text PRIMARY KEY, used bigint NOT NULL, cap bigint NOT NULL) WITH (fillfactor = 50);
@@ -55,7 +58,7 @@ DECLARE
     began timestamptz;
 BEGIN
     FOR round IN 0..rounds LOOP
-        FOR chosen IN SELECT name FROM unnest(ARRAY['unlimited', 'limit_rows']) name ORDER BY random() LOOP
+        FOR chosen IN SELECT name FROM unnest(ARRAY['unlimited', 'limit_rows', 'limit_where']) name ORDER BY random() LOOP
             EXECUTE format('TRUNCATE bench.%I', chosen);
             COMMIT;
             CHECKPOINT;
@@ -67,9 +70,10 @@ BEGIN
                 INSERT INTO bench.measurements VALUES (accounts, chosen, round, rows / extract(epoch FROM clock_timestamp() - began));
             END IF;
         END LOOP;
-        IF (SELECT sum((entitlements.check_access(n::text, 'projects')).used) FROM generate_series(1, accounts) n) <> rows THEN
+        IF EXISTS (SELECT FROM unnest(ARRAY['projects', 'live']) feature
+                    WHERE (SELECT sum((entitlements.check_access(n::text, feature)).used) FROM generate_series(1, accounts) n) <> rows) THEN
             RAISE 'the counters are not the number of rows';
         END IF;
     END LOOP;
-    TRUNCATE bench.limit_rows;
+    TRUNCATE bench.limit_rows, bench.limit_where;
 END $$;

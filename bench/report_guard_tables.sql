@@ -7,21 +7,24 @@
 CREATE TEMP VIEW figures AS
 SELECT experiment, subject, round, value / units * 1e9 AS figure FROM bench.measurements WHERE round > 0;
 
+CREATE TEMP VIEW promises AS
+SELECT *, round(middle, 2) <= 1.05 AS kept
+FROM (SELECT experiment, subject, percentile_cont(0.5) WITHIN GROUP (ORDER BY ratio)::numeric AS middle, min(ratio)::numeric AS low, max(ratio)::numeric AS high
+      FROM (SELECT o.experiment, o.subject, o.figure / h.figure AS ratio FROM figures o JOIN figures h USING (experiment, round)
+            WHERE h.subject = 'by hand' AND o.subject IN ('protected', 'asked', 'listed')) r
+      GROUP BY experiment, subject) f;
+
 SELECT '# Guarded tables' || E'\n\n' || format(
     'PostgreSQL %s, shared_buffers %s; %s rows; %s processors; load average %s before, %s after; %s rounds.',
     current_setting('server_version'), current_setting('shared_buffers'), :rows, :'processors', :'load_before', :'load_after', :'rounds');
 
-SELECT E'\n## Promises\n\nTime of what protect_table makes, divided by that of the best policy written by hand: median (lowest – highest). In scans for the current account both '
-    'have the same plan but for a sub-select that is evaluated once, so a few hundredths are noise.\n';
+SELECT E'\n## Promises\n\nTime of what protect_table makes, divided by that of the best policy written by hand: median (lowest – highest). It is promised to be at least as fast. In scans '
+    'for the current account both have the same plan but for a sub-select that is evaluated once, so a few hundredths are noise: up to 1.05 passes.\n';
 SELECT '| ' || rpad('what', 50) || ' | ' || rpad('ratio', 22) || ' | promised | met |'
 UNION ALL SELECT '|' || repeat('-', 52) || '|' || repeat('-', 24) || '|----------|-----|';
 SELECT '| ' || rpad(experiment || ', ' || subject, 50) || ' | ' || rpad(format('%s (%s – %s)', round(middle, 2), round(low, 2), round(high, 2)), 22) || ' | <= 1.05  | '
-    || CASE WHEN round(middle, 2) <= 1.05 THEN 'yes' ELSE 'NO ' END || ' |'
-FROM (SELECT experiment, subject, percentile_cont(0.5) WITHIN GROUP (ORDER BY ratio)::numeric AS middle, min(ratio)::numeric AS low, max(ratio)::numeric AS high
-      FROM (SELECT o.experiment, o.subject, o.figure / h.figure AS ratio FROM figures o JOIN figures h USING (experiment, round)
-            WHERE h.subject = 'by hand' AND o.subject IN ('protected', 'asked', 'listed')) r
-      GROUP BY experiment, subject) f
-ORDER BY experiment LIKE '%every%', experiment, subject;
+    || CASE WHEN kept THEN 'yes' ELSE 'NO ' END || ' |'
+FROM promises ORDER BY experiment LIKE '%every%', experiment, subject;
 
 SELECT E'\n## Processor time\n\nNanoseconds a row that is read, or a statement where the index finds the rows: median (lowest – highest), and times that of the unguarded table.\n';
 SELECT '| ' || rpad('what', 44) || ' | ' || rpad('guard', 10) || ' | ' || rpad('ns', 34) || ' | times |'
@@ -33,3 +36,8 @@ FROM (SELECT o.experiment, o.subject, percentile_cont(0.5) WITHIN GROUP (ORDER B
       FROM figures o LEFT JOIN figures u ON u.experiment = o.experiment AND u.round = o.round AND u.subject = 'unguarded'
       GROUP BY o.experiment, o.subject) f
 ORDER BY experiment LIKE '%every%', experiment, array_position(ARRAY['unguarded', 'protected', 'asked', 'listed', 'by hand'], subject);
+
+SELECT count(*) > 0 AS broken FROM promises WHERE NOT kept \gset
+\if :broken
+DO $$ BEGIN RAISE 'a promise is not kept'; END $$;
+\endif

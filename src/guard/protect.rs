@@ -373,6 +373,8 @@ pub fn change(
         });
     }
     let (table, statements) = connect_to_change(|client| {
+        // Before the lock on the table, as limit_rows takes it.
+        as_owner_changing(|client| audit::take_turn(client, Chain::Catalog))?;
         let table = Table::take(client, run, table)?;
         let statements = plan(client, &table)?;
         for statement in &statements {

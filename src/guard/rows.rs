@@ -2,8 +2,9 @@
 //!
 //! limit_rows gives a table triggers that change the account's counter by what a statement changes: at its end, once for each
 //! account, however many rows. So the counter is the number of rows in every committed state, an insert is denied as any other
-//! use is, and inserters at one account wait for each other no more than consumers do. Where all counters of a statement are
-//! changed, that happens in the order of the accounts' keys: two statements never wait for each other in a circle.
+//! use is, and inserters at one account wait for each other no more than consumers do. A trigger changes the counters in the
+//! order of the accounts' keys: two INSERTs, two UPDATEs or two DELETEs never wait for each other in a circle. MERGE, ON CONFLICT
+//! and WITH fire a trigger for each thing that they do, each by itself, and two of those can (40P01).
 //!
 //! The triggers are the state: there is no list of limited tables, and what a dump restores is limited as it was. A table
 //! has one trigger for each kind of statement, whose transition tables tell what changed; a table without partitions has one
@@ -11,6 +12,7 @@
 //! counted whatever the limit: they were let in where they come from. Of a partitioned table every part has its own, since a
 //! statement fires only those of the table that it names. Tables that become partitions later get theirs from an event trigger.
 
+mod follow;
 mod limit;
 mod recount;
 
@@ -22,7 +24,7 @@ use crate::pg::table::{RowCounts, Tally};
 use crate::pg::trigger::{Firing, TriggerArguments};
 use entitlements_model::amount::Amount;
 
-pub use limit::{follow_drops, follow_tables};
+pub use follow::{follow_drops, follow_tables};
 
 /// Rows as units of an allocation.
 fn units(rows: u64) -> Result<Amount, Error> {
@@ -33,6 +35,9 @@ fn units(rows: u64) -> Result<Amount, Error> {
 /// What a trigger has to do. NE001 a row names no account or one that is not granted the feature, NE002 there would be more
 /// rows than are allowed.
 pub fn count(firing: &Firing<'_>) -> Result<(), Error> {
+    if !firing.is_due() {
+        return Ok(());
+    }
     let TriggerArguments { account_column, feature, condition } = firing.arguments()?;
     let mut tally = Tally::new(firing.table(), &account_column, condition.as_deref())?;
     firing.count(&mut tally)?;

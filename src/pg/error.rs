@@ -23,8 +23,18 @@ fn packed(sqlstate: &str) -> c_int {
 
 /// Whether an error says that a query is wrong, not that something went wrong with it: syntax and access, data, features, limits.
 pub fn is_fault_of_query(sqlstate: c_int) -> bool {
+    is_of_class(sqlstate, &["42000", "22000", "0A000", "54000"])
+}
+
+/// Whether an error says that the server could not go on, whatever the query is: a conflict between transactions, resources, an
+/// object in use, a cancellation, the system, a defect.
+pub fn is_fault_of_server(sqlstate: c_int) -> bool {
+    is_of_class(sqlstate, &["40000", "53000", "55000", "57000", "58000", "F0000", "XX000"])
+}
+
+fn is_of_class(sqlstate: c_int, classes: &[&str]) -> bool {
     const CLASS: c_int = 0xFFF;
-    ["42000", "22000", "0A000", "54000"].iter().any(|class| packed(class) & CLASS == sqlstate & CLASS)
+    classes.iter().any(|class| packed(class) & CLASS == sqlstate & CLASS)
 }
 
 /// A copy in the current memory context, which the abort of the transaction frees. NUL bytes end C strings: they are left out.

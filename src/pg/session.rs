@@ -19,6 +19,25 @@ impl Actor {
     }
 }
 
+/// The role whose privileges count at this moment, by its number: in a function that runs as its owner, the owner, and in what
+/// the server evaluates for the owner of a table, such as an expression of an index, that one.
+pub fn role_in_force() -> pg_sys::Oid {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// Whether the server evaluates something for the owner of a table, in work of somebody else's such as VACUUM.
+pub fn is_restricted() -> bool {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::InSecurityRestrictedOperation() }
+}
+
+/// Whether a transaction, or a subtransaction of it, is the one that is running.
+pub fn is_own_transaction(number: u32) -> bool {
+    // SAFETY: looks into the state of the transaction; any number will do.
+    unsafe { pg_sys::TransactionIdIsCurrentTransactionId(number.into()) }
+}
+
 /// Runs what changes something. SPI would first take a transaction id, which a standby has none of.
 pub fn connect_to_change<R>(work: impl FnOnce(&mut SpiClient<'_>) -> R) -> R {
     refuse_read_only();

@@ -4,7 +4,7 @@
 //! row security decide what is counted. Only a condition of the table's owner is left to a query, which runs with the owner's
 //! rights on rows that are put before it.
 
-use super::error::is_fault_of_query;
+use super::error::{is_fault_of_query, is_fault_of_server};
 use super::owner::as_restricted_owner;
 use super::subtransaction::attempt;
 use super::values;
@@ -22,6 +22,11 @@ use std::panic::AssertUnwindSafe;
 
 pub use pg_sys::Oid;
 
+unsafe extern "C-unwind" {
+    // catalog/pg_inherits.h
+    fn find_all_inheritors(parent: Oid, mode: pg_sys::LOCKMODE, parents: *mut *mut pg_sys::List) -> *mut pg_sys::List;
+}
+
 /// A number of rows for each account that has any, in the order of their keys; None is the account of rows that name none.
 pub type RowCounts = BTreeMap<Option<String>, i64>;
 
@@ -38,18 +43,50 @@ pub enum TableLock {
     AccessExclusive,
 }
 
+impl TableLock {
+    fn mode(self) -> i32 {
+        let mode = match self {
+            Self::Definition => pg_sys::ShareUpdateExclusiveLock,
+            Self::Share => pg_sys::ShareLock,
+            Self::ShareRowExclusive => pg_sys::ShareRowExclusiveLock,
+            Self::AccessExclusive => pg_sys::AccessExclusiveLock,
+        };
+        mode as i32
+    }
+}
+
 /// Locks the table; false if there is none any more.
 pub fn lock(table: Oid, lock: TableLock) -> bool {
-    let mode = match lock {
-        TableLock::Definition => pg_sys::ShareUpdateExclusiveLock,
-        TableLock::Share => pg_sys::ShareLock,
-        TableLock::ShareRowExclusive => pg_sys::ShareRowExclusiveLock,
-        TableLock::AccessExclusive => pg_sys::AccessExclusiveLock,
-    };
     // SAFETY: waits for the lock and looks into the catalog; both work on any number.
     unsafe {
-        pg_sys::LockRelationOid(table, mode as i32);
+        pg_sys::LockRelationOid(table, lock.mode());
         pg_sys::get_rel_relkind(table) != 0
+    }
+}
+
+/// A table and its partitions, each after the one that it is of, as they are now, whatever the transaction's snapshot shows.
+pub fn tree(root: Oid) -> Vec<Oid> {
+    inheritors(root, pg_sys::NoLock as i32)
+}
+
+/// `tree`, locked, by a lock that keeps others from adding partitions: each is looked for under one that has it already.
+pub fn take_tree(root: Oid, mode: TableLock) -> Vec<Oid> {
+    lock(root, mode);
+    inheritors(root, mode.mode())
+}
+
+/// Whether it has partitions, without a lock on it.
+pub fn is_partitioned(table: Oid) -> bool {
+    // SAFETY: a look-up in the catalog, for any number.
+    unsafe { pg_sys::get_rel_relkind(table) as u8 == pg_sys::RELKIND_PARTITIONED_TABLE }
+}
+
+fn inheritors(root: Oid, mode: i32) -> Vec<Oid> {
+    // SAFETY: it looks into the catalog for any number, and gives a list of numbers, that of the
+    // root first; an ERROR becomes a panic at the boundary.
+    unsafe {
+        let tables = pg_sys::ffi::pg_guard_ffi_boundary(|| find_all_inheritors(root, mode, std::ptr::null_mut()));
+        (0..pg_sys::list_length(tables)).map(|place| pg_sys::list_nth_oid(tables, place)).collect()
     }
 }
 
@@ -78,6 +115,9 @@ impl KeyColumn {
             let number = pg_sys::get_attnum(table, name.as_ptr());
             if number <= 0 {
                 return Ok(None);
+            }
+            if is_virtual(table, number) {
+                return Err(Error::argument("account_column", "it is a virtual generated column, which rows do not have"));
             }
             (number, pg_sys::getBaseType(pg_sys::get_atttype(table, number)))
         };
@@ -356,8 +396,18 @@ fn key_in_query(table: Oid, column: &str) -> String {
     format!("{}.{}", name_in_query(table), quote_identifier(column))
 }
 
-/// Refuses what is no condition on a row of the table, or one whose value for a row may change without the row: NE007.
-pub fn check_condition(table: Oid, column: &str, condition: &str) -> Result<(), Error> {
+/// Whether a column's value is computed when it is read: rows that triggers get do not have it.
+///
+/// # Safety
+/// The table has the column.
+unsafe fn is_virtual(table: Oid, column: i16) -> bool {
+    // SAFETY: a look-up in the catalog.
+    unsafe { pg_sys::get_attgenerated(table, column) as u8 == b'v' }
+}
+
+/// Refuses what is no condition on a row of the table, or one whose value for a row may change without the row: NE007. Gives
+/// the columns that it uses.
+pub fn check_condition(table: Oid, column: &str, condition: &str) -> Result<Vec<String>, Error> {
     let query = format!(
         "SELECT {key}::pg_catalog.text FROM ONLY {table} AS {name} WHERE ({condition}\n)",
         key = key_in_query(table, column),
@@ -365,51 +415,99 @@ pub fn check_condition(table: Oid, column: &str, condition: &str) -> Result<(), 
         name = name_in_query(table),
     );
     let query = CString::new(query).map_err(|_| Error::argument("where", "it contains a NUL"))?;
-    let is_fixed = attempt(|| {
-        let checked = AssertUnwindSafe(|| as_restricted_owner(table, || Spi::connect(|_| Ok(depends_on_row_alone(&query)))));
-        PgTryBuilder::new(checked).catch_others(|fault| Err(refusal_of_condition(fault))).execute()
+    let columns = undone_if_refused(is_fault_of_query, || {
+        as_restricted_owner(table, || Spi::connect(|_| Ok(columns_it_depends_on(table, &query))))
     })?;
-    if is_fixed {
-        return Ok(());
-    }
-    Err(Error::InvalidArgument {
+    let columns = columns.ok_or_else(|| Error::InvalidArgument {
         argument: "where",
         fault: "its value for a row could change without the row".to_owned(),
         hint: Some("Use the row's columns and immutable functions only, without subqueries.".to_owned()),
+    })?;
+    // SAFETY: these are columns of the table.
+    if let Some((_, name)) = columns.iter().find(|(number, _)| unsafe { is_virtual(table, *number) }) {
+        return Err(Error::InvalidArgument {
+            argument: "where",
+            fault: format!("{name} is a virtual generated column, which rows do not have"),
+            hint: Some("Write what it is generated from, or make it STORED.".to_owned()),
+        });
+    }
+    Ok(columns.into_iter().map(|(_, name)| name).collect())
+}
+
+/// The rows of a table by account, or why they cannot be counted. What is no fault of the table or its condition, such as a
+/// cancellation, is raised as it came.
+pub fn rows_if_countable(count: impl FnOnce() -> Result<RowCounts, Error>) -> Result<RowCounts, Error> {
+    undone_if_refused(|sqlstate| !is_fault_of_server(sqlstate), count)
+}
+
+/// What `work` gives. What it or the server says against it undoes it and comes back, the latter only where `is_fault` of a
+/// SQLSTATE says so: else it goes on as it came.
+fn undone_if_refused<T>(is_fault: fn(i32) -> bool, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    attempt(|| {
+        PgTryBuilder::new(AssertUnwindSafe(work))
+            .catch_others(|fault| {
+                let report = match &fault {
+                    CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
+                    CaughtError::RustPanic { ereport, .. } => ereport,
+                };
+                if !is_fault(report.sql_error_code() as i32) {
+                    fault.rethrow();
+                }
+                Err(Error::argument("where", report.message().to_owned()))
+            })
+            .execute()
     })
 }
 
-/// What the server says of a condition; what is no fault of it goes on as it came.
-fn refusal_of_condition(fault: CaughtError) -> Error {
-    let report = match &fault {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
-        CaughtError::RustPanic { ereport, .. } => ereport,
-    };
-    if !is_fault_of_query(report.sql_error_code() as i32) {
-        fault.rethrow();
-    }
-    Error::argument("where", report.message().to_owned())
-}
-
-/// Whether the query, which only selects from a table, gives the same for a row as long as the row stays the same.
-fn depends_on_row_alone(query: &CStr) -> bool {
+/// The columns, numbers and names, by which alone the query, which only selects from the table, chooses a row. None: it may
+/// choose another time what it has not chosen before, though the row is the same.
+fn columns_it_depends_on(table: Oid, query: &CStr) -> Option<Vec<(i16, String)>> {
     // SAFETY: plans the query, which is not run, and looks at its parse tree while the plan is there.
     unsafe {
         let plan = pg_sys::SPI_prepare(query.as_ptr(), 0, std::ptr::null_mut());
         if plan.is_null() {
-            return false;
+            return None;
         }
         let only = |list: *mut pg_sys::List| (pg_sys::list_length(list) == 1).then(|| pg_sys::list_nth(list, 0));
         let source = only(pg_sys::SPI_plan_get_plan_sources(plan)).map(|source| source.cast::<pg_sys::CachedPlanSource>());
         let query = source.and_then(|source| only((*source).query_list)).map(|query| query.cast::<pg_sys::Query>());
-        let is_plain = query.is_some_and(|query| {
-            let query = &*query;
+        let is_plain = |query: &pg_sys::Query| {
             let has_more = query.hasSubLinks || query.hasAggs || query.hasWindowFuncs || !query.setOperations.is_null();
             !has_more && pg_sys::list_length(query.rtable) == 1
-        });
-        let is_fixed = is_plain && query.is_some_and(|query| !pg_sys::contain_mutable_functions(query.cast()));
+        };
+        let fixed = query.filter(|query| is_plain(&**query) && !pg_sys::contain_mutable_functions(query.cast()));
+        let columns = fixed.and_then(|query| columns_of(table, (*query).jointree.cast()));
         pg_sys::SPI_freeplan(plan);
-        is_fixed
+        columns
+    }
+}
+
+/// The columns of the one table of a query that an expression uses; all of them where it uses the row. None: it uses what
+/// only a stored row has.
+///
+/// # Safety
+/// A node of such a query.
+unsafe fn columns_of(table: Oid, expression: *mut pg_sys::Node) -> Option<Vec<(i16, String)>> {
+    // SAFETY: by contract; the table is there while the query is, and get_attname gives the name of any of its columns.
+    unsafe {
+        let mut used = std::ptr::null_mut();
+        pg_sys::pull_varattnos(expression, 1, &mut used);
+        let mut numbers = Vec::new();
+        let mut member = pg_sys::bms_next_member(used, -1);
+        while member >= 0 {
+            match member + pg_sys::FirstLowInvalidHeapAttributeNumber {
+                0 => {
+                    let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
+                    numbers.extend(1..=(*(*relation).rd_att).natts as i16);
+                    pg_sys::table_close(relation, pg_sys::NoLock as i32);
+                }
+                number if number < 0 => return None,
+                number => numbers.push(number as i16),
+            }
+            member = pg_sys::bms_next_member(used, member);
+        }
+        let name = |number| CStr::from_ptr(pg_sys::get_attname(table, number, false)).to_string_lossy().into_owned();
+        Some(numbers.into_iter().map(|number| (number, name(number))).collect())
     }
 }
 

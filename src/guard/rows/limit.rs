@@ -1,83 +1,38 @@
-//! limit_rows and unlimit_rows, and what follows from changes of limited tables.
+//! limit_rows and unlimit_rows.
+//!
+//! They run with the caller's rights, so that whose tables these are is asked of the role that calls, not of one that runs
+//! something of the caller's: only what follows is done with the rights of the extension's owner. The catalog's turn comes
+//! before any lock on a table, and partitions are looked for once nobody can be adding to the table that they are of.
 
 use super::{give_back, state, units};
 use crate::accounts::feature::Feature;
 use crate::audit::{self, Chain, Change};
 use crate::error::Error;
+use crate::meter::as_owner_changing;
 use crate::pg::backend::BackendFlag;
 use crate::pg::error::{or_raise, warn};
-use crate::pg::session::{Actor, connect_to_change, sees_what_is_committed};
-use crate::pg::table::{KeyColumn, Oid, RowCounts, TableLock, Tally, check_condition, lock, qualified_name};
-use crate::pg::trigger::TriggerArguments;
+use crate::pg::session::{is_restricted, refuse_read_only, role_in_force, sees_what_is_committed};
+use crate::pg::table::{
+    KeyColumn, Oid, RowCounts, TableLock, Tally, check_condition, qualified_name, rows_if_countable, take_tree, tree,
+};
+use crate::pg::trigger::{CountTrigger, LimitedTable, TriggerArguments};
 use entitlements_model::kind::Kind;
 use pgrx::prelude::*;
-use pgrx::spi::{Spi, SpiClient, quote_identifier, quote_literal};
+use pgrx::spi::{SpiClient, quote_identifier, quote_literal};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 
 /// What the names of the triggers begin with.
 const PREFIX: &str = "limit_rows_";
 
-/// A table whose rows are limited: of a partitioned one, each part is one more.
-#[derive(Clone)]
-pub struct Limited {
-    pub table: Oid,
-    pub is_partitioned: bool,
-    /// The table that it is a partition of.
-    parent: Option<Oid>,
-    is_durable: bool,
-    pub by: TriggerArguments,
-}
-
-impl Limited {
-    /// All of them, those with partitions first, each in the order of their numbers.
-    pub fn all(client: &mut SpiClient<'_>) -> Result<Vec<Self>, Error> {
-        // By what depends on the function: pg_trigger has no index that leads there.
-        let found = client.update(
-            "SELECT class.oid, class.relkind = 'p', CASE WHEN class.relispartition THEN inherits.inhparent END,
-                    class.relpersistence = 'p', trigger.tgargs
-               FROM pg_catalog.pg_depend AS depend
-               JOIN pg_catalog.pg_trigger AS trigger ON trigger.oid = depend.objid
-               JOIN pg_catalog.pg_class AS class ON class.oid = trigger.tgrelid
-               LEFT JOIN pg_catalog.pg_inherits AS inherits ON inherits.inhrelid = class.oid
-              WHERE depend.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
-                AND depend.refobjid = 'entitlements.count_rows()'::pg_catalog.regprocedure
-                AND depend.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass
-                AND trigger.tgtype & (1 | 4) = 4
-              ORDER BY class.relkind = 'p' DESC, class.oid, trigger.tgname",
-            None,
-            &[],
-        )?;
-        let mut all = Vec::new();
-        for row in found {
-            if let (Some(table), Some(is_partitioned), Some(is_durable), Some(stored)) =
-                (row.get(1)?, row.get(2)?, row.get(4)?, row.get::<Vec<u8>>(5)?)
-            {
-                let by = TriggerArguments::stored(&stored)?;
-                all.push(Self { table, is_partitioned, parent: row.get(3)?, is_durable, by });
-            }
-        }
-        Ok(all)
+/// The rows that the table itself has, by account.
+pub fn rows_of(table: Oid, is_partitioned: bool, by: &TriggerArguments) -> Result<RowCounts, Error> {
+    let mut tally = Tally::new(table, &by.account_column, by.condition.as_deref())?;
+    if !is_partitioned {
+        tally.add_table()?;
     }
-
-    /// A part of another that is limited.
-    pub fn is_partition(&self) -> bool {
-        self.parent.is_some()
-    }
-
-    /// The rows that the table itself has, by account.
-    pub fn rows(&self) -> Result<RowCounts, Error> {
-        let mut tally = Tally::new(self.table, &self.by.account_column, self.by.condition.as_deref())?;
-        if !self.is_partitioned {
-            tally.add_table()?;
-        }
-        Ok(tally.into_counts())
-    }
-}
-
-/// What `all` says about a table and feature.
-fn of<'a>(all: &'a [Limited], table: Oid, feature: &str) -> Option<&'a Limited> {
-    all.iter().find(|limited| limited.table == table && limited.by.feature == feature)
+    Ok(tally.into_counts())
 }
 
 /// Adds counts of a part to those of the whole.
@@ -97,16 +52,16 @@ struct Described {
 
 impl Described {
     /// NE007 where there is none.
-    fn find(client: &mut SpiClient<'_>, table: Oid) -> Result<Self, Error> {
+    fn find(client: &mut SpiClient<'_>, table: Oid, caller: Oid) -> Result<Self, Error> {
         let found = client.update(
             "SELECT class.relkind::pg_catalog.text, class.relpersistence = 'p', class.relispartition,
                     class.relnamespace::pg_catalog.regnamespace::pg_catalog.text IN ('pg_catalog', 'information_schema', 'pg_toast', 'entitlements'),
-                    pg_catalog.pg_has_role($2::pg_catalog.name, class.relowner, 'USAGE'),
+                    pg_catalog.pg_has_role($2, class.relowner, 'USAGE'),
                     class.relkind <> 'p' AND EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhparent = class.oid)
                       OR NOT class.relispartition AND EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhrelid = class.oid)
                FROM pg_catalog.pg_class AS class WHERE class.oid = $1",
             Some(1),
-            &[table.into(), Actor::current().role.into()],
+            &[table.into(), caller.into()],
         )?;
         if found.is_empty() {
             return Err(Error::argument("table", "there is no such table"));
@@ -171,17 +126,17 @@ fn limit(
         feature: feature.to_owned(),
         condition: condition.map(str::trim).filter(|condition| !condition.is_empty()).map(str::to_owned),
     };
-    refuse_old_snapshots()?;
-    connect_to_change(|client| {
-        // Nobody else's table is locked, nor one of the system; and what was so before may have changed when the lock is there.
-        for is_locked in [false, true] {
-            if is_locked {
-                lock(table, TableLock::ShareRowExclusive);
-            }
-            let described = Described::find(client, table)?;
+    changing_tables_of_caller(|client, caller| {
+        let refuse = |client: &mut SpiClient<'_>| {
+            let described = Described::find(client, table, caller)?;
             described.refuse_others()?;
-            described.refuse_unfit()?;
-        }
+            described.refuse_unfit()
+        };
+        // Nobody else's table is locked, nor one of the system; and what was so before may have changed when the lock is there.
+        refuse(client)?;
+        audit::take_turn(client, Chain::Catalog)?;
+        let parts = take_tree(table, TableLock::ShareRowExclusive);
+        refuse(client)?;
         let found = Feature::find(client, feature)?;
         if found.kind != Kind::Allocation {
             return Err(Error::WrongKind { feature: found.key, kind: found.kind, needed: "an allocation" });
@@ -192,46 +147,64 @@ fn limit(
         if let Some(condition) = &by.condition {
             check_condition(table, account_column, condition)?;
         }
-        match of(&Limited::all(client)?, table, feature) {
-            Some(limited) if limited.by == by => return Ok(0),
-            Some(limited) => {
-                return Err(Error::Conflict {
-                    message: format!("rows of the table are limited by \"{feature}\" already, in another way"),
-                    hint: format!(
-                        "They are counted by column {}{}. Call entitlements.unlimit_rows first.",
-                        limited.by.account_column,
-                        limited.by.condition.as_ref().map_or_else(String::new, |condition| format!(" where {condition}")),
-                    ),
-                });
-            }
-            None => {}
-        }
+        let root = found_table(table)?;
+        let is_new = match root.limit_by(feature) {
+            Some(limit) if *limit != by => return Err(limited_otherwise("the table", limit)),
+            limit => limit.is_none(),
+        };
         let _working = Working::begin();
-        let rows = limit_tree(client, table, &by)?;
-        let new = json!({"account_column": by.account_column, "feature": by.feature, "where": by.condition, "rows": rows});
-        record(client, "limit_rows", table, None, Some(new))?;
+        let is_mended = mend(client, &parts, &by)?;
+        let rows = limit_parts(client, &parts, root.owner, &by)?;
+        if is_new || is_mended || rows > 0 {
+            let new =
+                json!({"account_column": by.account_column, "feature": by.feature, "where": by.condition, "rows": rows});
+            record(client, "limit_rows", table, None, Some(new))?;
+        }
         Ok(rows)
     })
 }
 
-/// Makes the triggers of a table and all of its partitions that have none, and counts their rows. How many.
-fn limit_tree(client: &mut SpiClient<'_>, root: Oid, by: &TriggerArguments) -> Result<i64, Error> {
-    let all = Limited::all(client)?;
+/// Runs, with the rights of the extension's owner, what a role does to tables of its own: `work` gets its number. NE007 in
+/// what the server evaluates for the owner of a table, which may be in anybody's work; NE009 where the transaction would not
+/// see which partitions and counters there are once it has the locks.
+fn changing_tables_of_caller<R>(work: impl FnOnce(&mut SpiClient<'_>, Oid) -> Result<R, Error>) -> Result<R, Error> {
+    if is_restricted() {
+        return Err(Error::argument("call", "an index, a materialized view or a condition on rows cannot make it"));
+    }
+    refuse_old_snapshots()?;
+    refuse_read_only();
+    let caller = role_in_force();
+    as_owner_changing(|client| work(client, caller))
+}
+
+pub fn found_table(table: Oid) -> Result<LimitedTable, Error> {
+    LimitedTable::find(table).ok_or_else(|| Error::argument("table", "there is no such table"))
+}
+
+fn limited_otherwise(table: &str, limit: &TriggerArguments) -> Error {
+    Error::Conflict {
+        message: format!("rows of {table} are limited by \"{}\" already, in another way", limit.feature),
+        hint: format!(
+            "They are counted by column {}{}. Call entitlements.unlimit_rows first.",
+            limit.account_column,
+            limit.condition.as_ref().map_or_else(String::new, |condition| format!(" where {condition}")),
+        ),
+    }
+}
+
+/// Makes the triggers of those parts of a table that have none, and counts their rows. How many. NE009 a part cannot have
+/// them.
+pub fn limit_parts(client: &mut SpiClient<'_>, parts: &[Oid], owner: Oid, by: &TriggerArguments) -> Result<i64, Error> {
     let mut sums = RowCounts::new();
-    for (table, kind, name) in tree(client, root)? {
-        if of(&all, table, &by.feature).is_some_and(|limited| limited.by == *by) {
-            continue;
+    for &part in parts {
+        let found = found_table(part)?;
+        match found.limit_by(&by.feature) {
+            Some(limit) if limit == by => continue,
+            Some(limit) => return Err(limited_otherwise(&qualified_name(part)?, limit)),
+            None => refuse_unfit_part(part, &found, owner, by)?,
         }
-        lock(table, TableLock::ShareRowExclusive);
-        if kind == "f" {
-            return Err(Error::Conflict {
-                message: format!("{name} is a foreign table, and rows of the table that it is a partition of are limited"),
-                hint: "Rows can only be counted where they are stored.".to_owned(),
-            });
-        }
-        let limited = Limited { table, is_partitioned: kind == "p", parent: None, is_durable: true, by: by.clone() };
-        add(&mut sums, limited.rows()?);
-        make_triggers(client, &limited)?;
+        add(&mut sums, rows_of(part, found.is_partitioned(), by)?);
+        make_triggers(client, part, found.is_partitioned(), by)?;
     }
     let mut rows = 0;
     for (account, count) in sums {
@@ -251,23 +224,49 @@ fn limit_tree(client: &mut SpiClient<'_>, root: Oid, by: &TriggerArguments) -> R
     Ok(rows)
 }
 
-/// The table and its partitions: number, kind, name.
-fn tree(client: &mut SpiClient<'_>, root: Oid) -> Result<Vec<(Oid, String, String)>, Error> {
-    let mut tables = Vec::new();
-    let found = client.update(
-        "SELECT class.oid, class.relkind::pg_catalog.text, class.oid::pg_catalog.regclass::pg_catalog.text
-           FROM pg_catalog.pg_class AS class
-           LEFT JOIN pg_catalog.pg_partition_tree($1) AS part ON part.relid = class.oid
-          WHERE part.relid IS NOT NULL OR class.oid = $1 ORDER BY coalesce(part.level, 0), class.oid",
-        None,
-        &[root.into()],
-    )?;
-    for row in found {
-        if let (Some(table), Some(kind), Some(name)) = (row.get(1)?, row.get(2)?, row.get(3)?) {
-            tables.push((table, kind, name));
+/// NE009 where the rows of a part could not be counted, or its owner, with whose rights a condition runs, is not the one who
+/// has written it.
+fn refuse_unfit_part(part: Oid, found: &LimitedTable, owner: Oid, by: &TriggerArguments) -> Result<(), Error> {
+    let (fault, hint) = if found.kind == 'f' {
+        ("is a foreign table", "Rows can only be counted where they are stored.")
+    } else if !found.is_durable {
+        ("is unlogged, so that a crash would empty it", "ALTER TABLE … SET LOGGED makes it one whose rows can be counted.")
+    } else if by.condition.is_some() && found.owner != owner {
+        (
+            "is another role's, with whose rights the condition on them would run",
+            "ALTER TABLE … OWNER TO the owner of the partitioned table comes first.",
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Error::Conflict {
+        message: format!(
+            "{} {fault}, and rows of the table that it is a partition of are limited by \"{}\"",
+            qualified_name(part)?,
+            by.feature
+        ),
+        hint: hint.to_owned(),
+    })
+}
+
+/// Makes anew the triggers of limited parts that have lost some, or whose triggers were disabled; whether there were any.
+fn mend(client: &mut SpiClient<'_>, parts: &[Oid], by: &TriggerArguments) -> Result<bool, Error> {
+    let mut is_mended = false;
+    for &part in parts {
+        let found = found_table(part)?;
+        let there = || found.triggers.iter().filter(|trigger| trigger.arguments == *by);
+        let due = triggers(found.is_partitioned()).len();
+        if there().next().is_some() && (there().count() < due || !there().all(CountTrigger::is_as_due)) {
+            make_triggers(client, part, found.is_partitioned(), by)?;
+            is_mended = true;
         }
     }
-    Ok(tables)
+    if is_mended {
+        let message = "triggers that limit rows were gone or disabled, and are there again";
+        let hint = format!("SELECT * FROM entitlements.recount_rows(of_feature => '{}') counts anew.", by.feature);
+        warn(message, Some(&hint));
+    }
+    Ok(is_mended)
 }
 
 /// Names of the triggers that a table has for a feature, which a name of 63 bytes may have no room for.
@@ -293,19 +292,27 @@ const TRIGGERS: [(&str, &str, &str, &str); 5] = [
     ("replica", "AFTER INSERT OR UPDATE OR DELETE", "FOR EACH ROW", "REPLICA"),
 ];
 
-fn triggers(limited: &Limited) -> &'static [(&'static str, &'static str, &'static str, &'static str)] {
-    if limited.is_partitioned { &TRIGGERS[..3] } else { &TRIGGERS }
+fn triggers(is_partitioned: bool) -> &'static [(&'static str, &'static str, &'static str, &'static str)] {
+    if is_partitioned { &TRIGGERS[..3] } else { &TRIGGERS }
 }
 
-fn make_triggers(client: &mut SpiClient<'_>, limited: &Limited) -> Result<(), Error> {
-    let TriggerArguments { account_column, feature, condition } = &limited.by;
-    let table = qualified_name(limited.table)?;
+/// In the place of those of the same names.
+pub fn make_triggers(
+    client: &mut SpiClient<'_>,
+    table: Oid,
+    is_partitioned: bool,
+    by: &TriggerArguments,
+) -> Result<(), Error> {
+    let TriggerArguments { account_column, feature, condition } = by;
+    let table = qualified_name(table)?;
     let arguments = [account_column, feature, condition.as_deref().unwrap_or_default()].map(quote_literal).join(", ");
-    for (event, when, rows, enabled) in triggers(limited) {
+    for (event, when, rows, enabled) in triggers(is_partitioned) {
         let name = trigger_name(feature, event);
         client.update(
-            format!("CREATE TRIGGER {name} {when} ON {table} {rows} EXECUTE FUNCTION entitlements.count_rows({arguments})")
-                .as_str(),
+            format!(
+                "CREATE OR REPLACE TRIGGER {name} {when} ON {table} {rows} EXECUTE FUNCTION entitlements.count_rows({arguments})"
+            )
+            .as_str(),
             None,
             &[],
         )?;
@@ -316,11 +323,10 @@ fn make_triggers(client: &mut SpiClient<'_>, limited: &Limited) -> Result<(), Er
     Ok(())
 }
 
-fn drop_triggers(client: &mut SpiClient<'_>, limited: &Limited) -> Result<(), Error> {
-    let table = qualified_name(limited.table)?;
-    for (event, ..) in triggers(limited) {
-        let name = trigger_name(&limited.by.feature, event);
-        client.update(format!("DROP TRIGGER IF EXISTS {name} ON {table}").as_str(), None, &[])?;
+pub fn drop_triggers(client: &mut SpiClient<'_>, table: Oid, found: &LimitedTable, feature: &str) -> Result<(), Error> {
+    let table = qualified_name(table)?;
+    for trigger in found.triggers.iter().filter(|trigger| trigger.arguments.feature == feature) {
+        client.update(format!("DROP TRIGGER {} ON {table}", quote_identifier(&trigger.name)).as_str(), None, &[])?;
     }
     Ok(())
 }
@@ -332,46 +338,70 @@ fn unlimit_rows(table: Option<Oid>, feature: Option<&str>) -> i64 {
 
 fn unlimit(table: Option<Oid>, feature: Option<&str>) -> Result<i64, Error> {
     let table = required("table", table)?;
-    refuse_old_snapshots()?;
-    connect_to_change(|client| {
-        Described::find(client, table)?.refuse_others()?;
-        if !Limited::all(client)?.iter().any(|limited| limited.table == table) {
+    changing_tables_of_caller(|client, caller| {
+        Described::find(client, table, caller)?.refuse_others()?;
+        if limiting_features(&tree(table), feature)?.is_empty() {
             return Ok(0);
         }
-        lock(table, TableLock::AccessExclusive);
+        audit::take_turn(client, Chain::Catalog)?;
+        let parts = take_tree(table, TableLock::AccessExclusive);
+        let described = Described::find(client, table, caller)?;
+        described.refuse_others()?;
+        let features = limiting_features(&parts, feature)?;
+        if described.is_partition && !features.is_empty() {
+            return Err(Error::argument("table", "it is a partition; name the partitioned table"));
+        }
         let _working = Working::begin();
-        let all = Limited::all(client)?;
         let mut rows = 0;
-        for root in all.iter().filter(|limited| limited.table == table) {
-            let by = &root.by;
-            if feature.is_some_and(|feature| feature != by.feature) {
-                continue;
-            }
-            if root.parent.is_some() {
-                return Err(Error::argument("table", "it is a partition; name the partitioned table"));
-            }
-            let mut sums = RowCounts::new();
-            for (part, ..) in tree(client, table)? {
-                if let Some(limited) = of(&all, part, &by.feature) {
-                    lock(part, TableLock::AccessExclusive);
-                    add(&mut sums, limited.rows()?);
-                    drop_triggers(client, limited)?;
-                }
-            }
-            let mut counted = 0;
-            for (account, count) in sums {
-                if let Some(account) = account {
-                    give_back(&account, &by.feature, units(count.unsigned_abs())?)?;
-                    counted += count;
-                }
-            }
-            let old =
-                json!({"account_column": by.account_column, "feature": by.feature, "where": by.condition, "rows": counted});
-            record(client, "unlimit_rows", table, Some(old), None)?;
-            rows += counted;
+        for feature in features {
+            rows += unlimit_parts(client, &parts, table, &feature)?;
         }
         Ok(rows)
     })
+}
+
+/// By which features rows of some of these tables are limited; only the one that is named, if one is.
+fn limiting_features(parts: &[Oid], named: Option<&str>) -> Result<BTreeSet<String>, Error> {
+    let mut features = BTreeSet::new();
+    for &part in parts {
+        let found = found_table(part)?;
+        features.extend(found.limits().into_iter().map(|by| by.feature.clone()));
+    }
+    features.retain(|feature| named.is_none_or(|named| named == feature));
+    Ok(features)
+}
+
+/// Drops the triggers and gives back what can be counted; how many rows.
+fn unlimit_parts(client: &mut SpiClient<'_>, parts: &[Oid], root: Oid, feature: &str) -> Result<i64, Error> {
+    let mut sums = RowCounts::new();
+    let mut limit = None;
+    for &part in parts {
+        let found = found_table(part)?;
+        let Some(by) = found.limit_by(feature) else { continue };
+        // What has broken the limit must not keep it in force.
+        match rows_if_countable(|| rows_of(part, found.is_partitioned(), by)) {
+            Ok(rows) => add(&mut sums, rows),
+            Err(error) => {
+                let message = format!("rows of {} cannot be counted, and are still in use: {error}", qualified_name(part)?);
+                let hint = format!("SELECT * FROM entitlements.recount_rows(of_feature => '{feature}') counts anew.");
+                warn(&message, Some(&hint));
+            }
+        }
+        drop_triggers(client, part, &found, feature)?;
+        limit.get_or_insert_with(|| by.clone());
+    }
+    let mut counted = 0;
+    for (account, count) in sums {
+        if let Some(account) = account {
+            give_back(&account, feature, units(count.unsigned_abs())?)?;
+            counted += count;
+        }
+    }
+    if let Some(TriggerArguments { account_column, condition, .. }) = limit {
+        let old = json!({"account_column": account_column, "feature": feature, "where": condition, "rows": counted});
+        record(client, "unlimit_rows", root, Some(old), None)?;
+    }
+    Ok(counted)
 }
 
 fn record(
@@ -401,12 +431,12 @@ pub fn required<T>(argument: &'static str, value: Option<T>) -> Result<T, Error>
 }
 
 /// This session is making or dropping triggers, of which its own event triggers need not hear.
-static IS_WORKING: BackendFlag = BackendFlag::lowered();
+pub static IS_WORKING: BackendFlag = BackendFlag::lowered();
 
-struct Working;
+pub struct Working;
 
 impl Working {
-    fn begin() -> Self {
+    pub fn begin() -> Self {
         IS_WORKING.raise();
         Self
     }
@@ -416,135 +446,4 @@ impl Drop for Working {
     fn drop(&mut self) {
         IS_WORKING.lower();
     }
-}
-
-/// Tables were made or changed: partitions of limited tables are limited, and what cannot be counted is refused. NE009.
-pub fn follow_tables() -> Result<(), Error> {
-    if IS_WORKING.is_raised() {
-        return Ok(());
-    }
-    Spi::connect_mut(|client| {
-        let all = Limited::all(client)?;
-        if all.is_empty() {
-            return Ok(());
-        }
-        let _working = Working::begin();
-        let all = follow_renamed_columns(client, all)?;
-        let changed = changed_tables(client)?;
-        for limited in &all {
-            refuse_uncountable(client, &all, limited, changed.contains(&limited.table))?;
-        }
-        for root in all.iter().filter(|limited| limited.is_partitioned && limited.parent.is_none()) {
-            limit_tree(client, root.table, &root.by)?;
-        }
-        Ok(())
-    })
-}
-
-fn changed_tables(client: &mut SpiClient<'_>) -> Result<Vec<Oid>, Error> {
-    let mut tables = Vec::new();
-    let query = "SELECT DISTINCT objid FROM pg_catalog.pg_event_trigger_ddl_commands()
-                  WHERE classid = 'pg_catalog.pg_class'::pg_catalog.regclass";
-    for row in client.update(query, None, &[])? {
-        tables.extend(row.get::<Oid>(1)?);
-    }
-    Ok(tables)
-}
-
-/// A column that was renamed is still the one that accounts are counted by.
-fn follow_renamed_columns(client: &mut SpiClient<'_>, all: Vec<Limited>) -> Result<Vec<Limited>, Error> {
-    let renamed = client.update(
-        "SELECT attribute.attname::pg_catalog.text
-           FROM pg_catalog.pg_event_trigger_ddl_commands() AS command
-           JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = command.objid AND attribute.attnum = command.objsubid
-          WHERE command.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND command.objsubid > 0",
-        None,
-        &[],
-    )?;
-    let Some(new) = (if renamed.is_empty() { None } else { renamed.first().get_one::<String>()? }) else { return Ok(all) };
-    let mut followed = Vec::with_capacity(all.len());
-    for mut limited in all {
-        let is_gone = KeyColumn::find(limited.table, &limited.by.account_column)?.is_none();
-        if is_gone && matches!(KeyColumn::find(limited.table, &new), Ok(Some(_))) {
-            drop_triggers(client, &limited)?;
-            limited.by.account_column.clone_from(&new);
-            make_triggers(client, &limited)?;
-        }
-        followed.push(limited);
-    }
-    Ok(followed)
-}
-
-fn refuse_uncountable(
-    client: &mut SpiClient<'_>,
-    all: &[Limited],
-    limited: &Limited,
-    is_changed: bool,
-) -> Result<(), Error> {
-    let TriggerArguments { account_column, feature, condition } = &limited.by;
-    let table = qualified_name(limited.table)?;
-    let refusal = |what: &str, hint: &str| {
-        let message = format!("rows of {table} are limited by \"{feature}\", and {what}");
-        Err(Error::Conflict { message, hint: hint.to_owned() })
-    };
-    const UNLIMIT: &str = "Call entitlements.unlimit_rows first.";
-    if !limited.is_durable {
-        return refusal("those of an unlogged table are gone after a crash", UNLIMIT);
-    }
-    if let Some(parent) = limited.parent
-        && of(all, parent, feature).is_none_or(|parent| parent.by != limited.by)
-    {
-        return refusal(
-            "those of the partitioned table are not, or in another way",
-            "Call entitlements.limit_rows for the partitioned table before, or entitlements.unlimit_rows for this one.",
-        );
-    }
-    if !matches!(KeyColumn::find(limited.table, account_column), Ok(Some(_))) {
-        return refusal("they are counted by the column that this changes", UNLIMIT);
-    }
-    if let (Some(condition), true) = (condition, is_changed) {
-        check_condition(limited.table, account_column, condition)?;
-    }
-    if !limited.is_partitioned {
-        let heirs =
-            client.update("SELECT FROM pg_catalog.pg_inherits WHERE inhparent = $1", Some(1), &[limited.table.into()])?;
-        if !heirs.is_empty() {
-            return refusal("rows of a table that inherits from it would not be", "Make it a partitioned table instead.");
-        }
-    }
-    Ok(())
-}
-
-/// Tables were dropped: says so where the rows of one are still counted.
-pub fn follow_drops() -> Result<(), Error> {
-    if IS_WORKING.is_raised() {
-        return Ok(());
-    }
-    let mut gone: Vec<(String, Option<String>)> = Vec::new();
-    Spi::connect(|client| {
-        let found = client.select(
-            "SELECT tables.object_identity, features.key
-               FROM pg_catalog.pg_event_trigger_dropped_objects() AS tables
-               JOIN pg_catalog.pg_event_trigger_dropped_objects() AS triggers
-                 ON triggers.object_type = 'trigger' AND triggers.address_names[1:2] = tables.address_names
-               LEFT JOIN entitlements.features AS features ON triggers.address_names[3] = 'limit_rows_' || features.key || '_insert'
-              WHERE tables.object_type = 'table' AND triggers.address_names[3] LIKE 'limit\\_rows\\_%\\_insert'
-              ORDER BY 1, 2",
-            None,
-            &[],
-        )?;
-        for row in found {
-            if let Some(table) = row.get(1)? {
-                gone.push((table, row.get(2)?));
-            }
-        }
-        Ok::<_, Error>(())
-    })?;
-    for (table, feature) in gone {
-        let feature = feature.unwrap_or_else(|| "…".to_owned());
-        let message = format!("rows of {table} are still counted");
-        let hint = format!("SELECT * FROM entitlements.recount_rows(of_feature => '{feature}') counts anew.");
-        warn(&message, Some(&hint));
-    }
-    Ok(())
 }

@@ -1,10 +1,10 @@
 //! recount_rows: what the counters have against what the tables have.
 
-use super::limit::{Limited, add, refuse_old_snapshots, required};
+use super::limit::{add, refuse_old_snapshots, required, rows_of};
 use super::units;
 use crate::accounts::account::Account;
 use crate::accounts::feature::Feature;
-use crate::audit::{self, Change};
+use crate::audit::{self, Chain, Change};
 use crate::error::Error;
 use crate::meter::consume::look_in_use;
 use crate::meter::correction::restate;
@@ -12,13 +12,14 @@ use crate::meter::write::sql_amount;
 use crate::pg::error::or_raise;
 use crate::pg::session::connect_to_change;
 use crate::pg::table::{Oid, RowCounts, TableLock, lock, qualified_name};
+use crate::pg::trigger::TriggerArguments;
 use entitlements_model::amount::Amount;
 use entitlements_model::kind::Kind;
 use pgrx::AnyNumeric;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 #[expect(clippy::type_complexity, reason = "the columns, which pgrx takes no alias for")]
 #[pg_extern(sql = false)]
@@ -44,6 +45,61 @@ fn recount_rows(
     }))
 }
 
+/// A table whose rows are limited: of a partitioned one, each part is one more.
+struct Limited {
+    table: Oid,
+    is_partitioned: bool,
+    /// A part of another that is limited.
+    is_partition: bool,
+    by: TriggerArguments,
+}
+
+impl Limited {
+    /// All of them, those with partitions first, each in the order of their numbers.
+    fn all(client: &mut SpiClient<'_>) -> Result<Vec<Self>, Error> {
+        // By what depends on the function: pg_trigger has no index that leads there.
+        let found = client.update(
+            "SELECT DISTINCT class.relkind = 'p', class.oid, class.relispartition, trigger.tgargs
+               FROM pg_catalog.pg_depend AS depend
+               JOIN pg_catalog.pg_trigger AS trigger ON trigger.oid = depend.objid
+               JOIN pg_catalog.pg_class AS class ON class.oid = trigger.tgrelid
+              WHERE depend.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+                AND depend.refobjid = 'entitlements.count_rows()'::pg_catalog.regprocedure
+                AND depend.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass
+              ORDER BY 1 DESC, 2, 4",
+            None,
+            &[],
+        )?;
+        let mut all = Vec::new();
+        for row in found {
+            if let (Some(is_partitioned), Some(table), Some(is_partition), Some(stored)) =
+                (row.get(1)?, row.get(2)?, row.get(3)?, row.get::<Vec<u8>>(4)?)
+            {
+                let by = TriggerArguments::stored(&stored)?;
+                all.push(Self { table, is_partitioned, is_partition, by });
+            }
+        }
+        Ok(all)
+    }
+
+    /// Those of a feature, locked against writers: also what others were limiting, or adding as a partition, until the locks
+    /// kept them from it.
+    fn take(client: &mut SpiClient<'_>, feature: &str) -> Result<Vec<Self>, Error> {
+        let mut taken = HashSet::new();
+        loop {
+            let mut limited = Self::all(client)?;
+            limited.retain(|limited| limited.by.feature == feature);
+            let new: Vec<Oid> = limited.iter().map(|limited| limited.table).filter(|table| taken.insert(*table)).collect();
+            if new.is_empty() {
+                return Ok(limited);
+            }
+            for table in new {
+                lock(table, TableLock::Share);
+            }
+        }
+    }
+}
+
 /// A counter that is not what the tables have.
 struct Drift {
     /// Names of the limited tables.
@@ -59,6 +115,8 @@ fn recount(table: Option<Oid>, repair: Option<bool>, feature: Option<&str>) -> R
     let repair = required("repair", repair)?;
     refuse_old_snapshots()?;
     connect_to_change(|client| {
+        // Before any lock, as limit_rows takes it: until the end of the transaction there is no table more, nor less.
+        audit::take_turn(client, Chain::Catalog)?;
         let all = Limited::all(client)?;
         let mut features: Vec<String> = match (feature, table) {
             (Some(feature), _) => {
@@ -89,12 +147,9 @@ fn recount(table: Option<Oid>, repair: Option<bool>, feature: Option<&str>) -> R
 fn recount_feature(client: &mut SpiClient<'_>, feature: &str, repair: bool) -> Result<Vec<Drift>, Error> {
     let mut names = Vec::new();
     let mut rows = RowCounts::new();
-    for limited in Limited::all(client)?.into_iter().filter(|limited| limited.by.feature == feature) {
-        if !lock(limited.table, TableLock::Share) {
-            continue;
-        }
-        add(&mut rows, limited.rows()?);
-        if !limited.is_partition() {
+    for limited in Limited::take(client, feature)? {
+        add(&mut rows, rows_of(limited.table, limited.is_partitioned, &limited.by)?);
+        if !limited.is_partition {
             names.push(qualified_name(limited.table)?);
         }
     }

@@ -31,17 +31,11 @@ fn current(client: &mut Client) -> Option<String> {
     one(client, "SELECT entitlements.current_account()", &[])
 }
 
-/// A role with the functions that a tenant's connections need, dropped at the end, after its database.
+/// A role with the level of a tenant's connections, dropped at the end, after its database.
 struct Member {
     name: String,
     database: Option<Database>,
 }
-
-/// What a tenant may call.
-const MEMBER: &str = "entitlements.authenticate(text), entitlements.current_account(), entitlements.current_account_uuid(),
-    entitlements.current_account_bigint(), entitlements.entitled(text), entitlements.require(text), entitlements.value_of(text),
-    entitlements.allowance(text), entitlements.check_access(text, numeric), entitlements.consume(text, numeric),
-    entitlements.try_consume(text, numeric), entitlements.release(text, numeric), entitlements.entitlements_of()";
 
 impl Member {
     fn new(database: Database) -> Self {
@@ -50,8 +44,7 @@ impl Member {
         database
             .connect()
             .batch_execute(&format!(
-                "DROP ROLE IF EXISTS {name}; CREATE ROLE {name} LOGIN; GRANT USAGE ON SCHEMA entitlements TO {name};
-                 GRANT EXECUTE ON FUNCTION {MEMBER} TO {name}"
+                "DROP ROLE IF EXISTS {name}; CREATE ROLE {name} LOGIN; SELECT entitlements.grant_access('{name}', 'member')"
             ))
             .unwrap();
         Self { name, database: Some(database) }

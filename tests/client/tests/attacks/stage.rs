@@ -54,11 +54,12 @@ impl Stage {
                    SELECT entitlements.protect_table('docs', 'account_id', 'sso');
                    SELECT entitlements.protect_columns('docs', 'account_id', '{{"body": "reports"}}', 'docs_of_account');
                    CREATE TABLE projects (id integer PRIMARY KEY, account_id text NOT NULL);
+                   SELECT entitlements.protect_table('projects', 'account_id');
                    SELECT entitlements.limit_rows('projects', 'account_id', 'projects');
                    DROP ROLE IF EXISTS {tenant};
                    CREATE ROLE {tenant} LOGIN;
                    GRANT CREATE, TEMPORARY ON DATABASE {name} TO {tenant};
-                   GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON projects TO {tenant};
+                   GRANT SELECT, INSERT, UPDATE, DELETE ON projects TO {tenant};
                    GRANT SELECT, INSERT, UPDATE, DELETE ON docs TO {tenant};
                    GRANT SELECT ON docs_of_account TO {tenant};
                    SELECT entitlements.grant_access('{tenant}', 'member');"#
@@ -120,6 +121,12 @@ impl Stage {
         ask(&mut self.owner(), sql).expect("the owner may ask").trim_end_matches(['|', '\n']).to_owned()
     }
 
+    /// Takes away what stops an attack: SQL that the owner runs, in which `$tenant` is the attacker's role.
+    pub fn weaken(&self, weakness: &str) {
+        let weakness = weakness.replace("$tenant", &self.tenant).replace("$database", self.database().name());
+        self.owner().batch_execute(&weakness).unwrap_or_else(|error| panic!("{weakness}: {error:?}"));
+    }
+
     /// Units of a feature that an account uses.
     pub fn used(&self, account: &str, feature: &str) -> f64 {
         let sql = "SELECT (entitlements.check_access($1, $2)).used::float8";
@@ -175,15 +182,26 @@ pub fn ask(client: &mut Client, sql: &str) -> Attempt {
     Ok(text)
 }
 
-/// Tries each statement in a subtransaction of its own; gets through with those that the server runs.
-pub fn any_of<S: AsRef<str>>(client: &mut Client, statements: impl IntoIterator<Item = S>) -> Attempt {
+/// Tries each statement, in a transaction of its own unless one is open; gets through with those that the server runs. What it
+/// refuses it refuses with one of these SQLSTATEs: a statement that has a fault of its own would prove nothing.
+pub fn any_of<S: AsRef<str>>(client: &mut Client, sqlstates: &[&str], statements: impl IntoIterator<Item = S>) -> Attempt {
+    let is_open = ask(client, "SELECT pg_catalog.now() <> pg_catalog.statement_timestamp()")?.starts_with('t');
     let mut through = Vec::new();
     let mut refusals = Vec::new();
     for statement in statements {
         let statement = statement.as_ref();
+        if is_open {
+            ask(client, "SAVEPOINT attempt")?;
+        }
         match ask(client, statement) {
             Ok(answer) => through.push(format!("{statement}: {answer}")),
-            Err(refusal) => refusals.push(format!("{statement}: {refusal}")),
+            Err(refusal) => {
+                assert!(sqlstates.iter().any(|sqlstate| refusal.starts_with(sqlstate)), "{statement}: {refusal}");
+                refusals.push(format!("{statement}: {refusal}"));
+                if is_open {
+                    ask(client, "ROLLBACK TO attempt")?;
+                }
+            }
         }
     }
     if through.is_empty() { Err(refusals.join("\n")) } else { Ok(through.join("\n")) }

@@ -1,6 +1,7 @@
 //! Many connections change a table at once, at random: no snapshot ever shows an account with more rows than it is allowed,
 //! and in the end each counter is the number of rows, also where the server was killed meanwhile. Limits that count rows by
-//! themselves, as a trigger or a policy does that is written by hand, are overrun by the same connections.
+//! themselves, as a trigger or a policy does that is written by hand, are overrun by the same connections. So it is where the owner
+//! recounts, has partitions come and go, and ends and begins limits at the same time.
 //!
 //! METERING_SECONDS sets how long the load runs.
 
@@ -22,8 +23,10 @@ const MOST: i64 = 20;
 
 /// Limited tables, one of them partitioned, and two with limits that are written by hand.
 const TABLES: &str = "
-    CREATE TABLE projects (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, account text NOT NULL, gone boolean NOT NULL DEFAULT false);
-    CREATE INDEX ON projects (account);
+    CREATE TABLE folders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY);
+    CREATE TABLE projects (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, account text NOT NULL, gone boolean NOT NULL DEFAULT false,
+                           folder bigint REFERENCES folders ON DELETE CASCADE);
+    CREATE INDEX ON projects (account); CREATE INDEX ON projects (folder);
     CREATE TABLE parted (id integer, account text NOT NULL) PARTITION BY LIST (id);
     CREATE TABLE odd PARTITION OF parted FOR VALUES IN (1, 3); CREATE TABLE even PARTITION OF parted FOR VALUES IN (0, 2);
     CREATE TABLE by_trigger (account text NOT NULL);
@@ -44,11 +47,15 @@ const SAMPLE: &str = "SELECT max(rows) FROM (
 
 struct Load<'a> {
     database: &'a Database,
+    /// The owner works too, and transactions are of one statement: those of several hold what the owner needs next and wait for the owner.
+    with_owner: bool,
     writer: String,
     end: Instant,
     over: AtomicBool,
     committed: AtomicUsize,
     denied: AtomicUsize,
+    /// What the owner has done.
+    administered: AtomicUsize,
     /// Most rows of an account, as snapshots show it.
     samples: Mutex<Vec<i64>>,
 }
@@ -72,16 +79,18 @@ impl<'a> Load<'a> {
             &mut client,
             &format!(
                 "SELECT entitlements.limit_rows('projects', 'account', 'projects', 'NOT gone'), entitlements.limit_rows('parted', 'account', 'projects');
-                 CREATE ROLE {writer}; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {writer}"
+                 CREATE ROLE {writer}; GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA public TO {writer}"
             ),
         );
         Self {
             database,
+            with_owner: false,
             writer,
             end: Instant::now() + duration,
             over: AtomicBool::new(false),
             committed: AtomicUsize::new(0),
             denied: AtomicUsize::new(0),
+            administered: AtomicUsize::new(0),
             samples: Mutex::default(),
         }
     }
@@ -110,6 +119,9 @@ impl<'a> Load<'a> {
                 scope.spawn(move || self.change_rows(number as u64));
             }
             scope.spawn(|| self.watch());
+            if self.with_owner {
+                scope.spawn(|| self.administer());
+            }
         });
     }
 
@@ -130,7 +142,8 @@ impl<'a> Load<'a> {
     fn transaction(&self, client: &mut Client, random: &mut StdRng) -> Result<(), Lost> {
         let isolation = if random.random_ratio(4, 5) { "READ COMMITTED" } else { "REPEATABLE READ" };
         self.execute(client, &format!("BEGIN ISOLATION LEVEL {isolation}"), isolation)?;
-        for _ in 0..[1, 1, 1, 2, 3][random.random_range(0..5)] {
+        let statements = if self.with_owner { 1 } else { [1, 1, 1, 2, 3][random.random_range(0..5)] };
+        for _ in 0..statements {
             let savepoint = random.random_ratio(1, 3);
             if savepoint {
                 self.execute(client, "SAVEPOINT s", isolation)?;
@@ -162,7 +175,7 @@ impl<'a> Load<'a> {
         let skip = if random.random_ratio(3, 4) { " FOR UPDATE SKIP LOCKED" } else { "" };
         let some =
             format!("id IN (SELECT id FROM projects WHERE account = '{account}' ORDER BY random() LIMIT {few}{skip})");
-        let sql = match random.random_range(0..15) {
+        let sql = match random.random_range(0..18) {
             0..3 => format!("INSERT INTO projects (account) VALUES ('{account}')"),
             3 => format!("INSERT INTO projects (account) SELECT 'a' || (n + {part}) FROM generate_series(0, {few}) AS n"),
             4 => format!("INSERT INTO projects (account, gone) VALUES ('{account}', true), ('{other}', false), ('{account}', false)"),
@@ -179,8 +192,15 @@ impl<'a> Load<'a> {
                   ON CONFLICT (id) DO UPDATE SET account = excluded.account"
             ),
             11 => format!("INSERT INTO parted VALUES ({part}, '{account}'), ({few} % 4, '{other}')"),
+            12 if self.with_owner => format!("INSERT INTO odd VALUES (1, '{account}')"),
             12 => format!("INSERT INTO odd VALUES (1, '{account}'); UPDATE parted SET id = (id + 1) % 4 WHERE account = '{other}'"),
             13 => format!("DELETE FROM parted WHERE account = '{account}'"),
+            14 => format!(
+                "WITH made AS (INSERT INTO folders DEFAULT VALUES RETURNING id)
+                 INSERT INTO projects (account, folder) SELECT CASE n WHEN 0 THEN '{other}' ELSE '{account}' END, id FROM made, generate_series(0, 1) AS n"
+            ),
+            15 => format!("DELETE FROM folders WHERE id IN (SELECT id FROM folders ORDER BY random() LIMIT {few}{skip})"),
+            16 if random.random_ratio(1, 10) => "TRUNCATE parted".to_owned(),
             _ => return self.copy(client, &account, few, isolation),
         };
         if random.random_ratio(1, 2) {
@@ -214,7 +234,8 @@ impl<'a> Load<'a> {
             None | Some("57P01" | "57P02" | "57P03") => return Err(Lost),
             Some("NE002") => drop(self.denied.fetch_add(1, Ordering::Relaxed)),
             // By hand: the trigger and the policy.
-            Some("P0001" | "42501") => {}
+            Some("P0001") if sql.contains("by_trigger") => {}
+            Some("42501") if sql.contains("by_policy") => {}
             // Two who hold what the other needs next, rows or units.
             Some("40P01") => {}
             Some("40001") if isolation == "REPEATABLE READ" => {}
@@ -223,6 +244,29 @@ impl<'a> Load<'a> {
             _ => panic!("{sql} in {isolation}: {error:?}"),
         }
         Ok(false)
+    }
+
+    /// What the owner of the tables does meanwhile. A recount has the writers wait, and finds nothing.
+    fn administer(&self) {
+        const WORK: [&str; 4] = [
+            "DO $$ BEGIN IF EXISTS (SELECT FROM entitlements.recount_rows(of_feature => 'projects')) THEN RAISE 'drift' USING ERRCODE = 'XX000'; END IF; END $$",
+            "BEGIN; ALTER TABLE parted DETACH PARTITION odd; ALTER TABLE parted ATTACH PARTITION odd FOR VALUES IN (1, 3); COMMIT",
+            "BEGIN; SELECT entitlements.unlimit_rows('parted'); SELECT entitlements.limit_rows('parted', 'account', 'projects'); COMMIT",
+            "BEGIN; CREATE TABLE other (id integer, account text NOT NULL); INSERT INTO other VALUES (4, 'a0');
+             ALTER TABLE parted ATTACH PARTITION other FOR VALUES IN (4); DELETE FROM parted WHERE id = 4; DROP TABLE other; COMMIT",
+        ];
+        let mut work = WORK.iter().cycle();
+        while let Some(mut client) = self.connect() {
+            while !self.is_over() {
+                let sql = work.next().expect("it goes in a circle");
+                match self.execute(&mut client, sql, "READ COMMITTED") {
+                    Ok(true) => drop(self.administered.fetch_add(1, Ordering::Relaxed)),
+                    Ok(false) => drop(client.batch_execute("ROLLBACK")),
+                    Err(Lost) => break,
+                }
+                thread::sleep(Duration::from_millis(200));
+            }
+        }
     }
 
     fn watch(&self) {
@@ -244,11 +288,17 @@ impl<'a> Load<'a> {
         let mut client = self.database.connect();
         assert_counted(&mut client);
         let samples = self.samples.lock().expect("nobody failed with it");
-        assert!(samples.len() > 50, "the load was watched: {}", samples.len());
+        // The owner keeps everybody waiting, who watches too.
+        assert!(samples.len() > if self.with_owner { 5 } else { 50 }, "the load was watched: {}", samples.len());
         assert!(samples.iter().all(|rows| *rows <= MOST), "at most {MOST} rows: {samples:?}");
         assert!(samples.contains(&MOST), "some account had all that it may");
         let (committed, denied) = (self.committed.load(Ordering::Relaxed), self.denied.load(Ordering::Relaxed));
-        eprintln!("{committed} transactions, {denied} denials, {} samples", samples.len());
+        let administered = self.administered.load(Ordering::Relaxed);
+        eprintln!(
+            "{committed} transactions, {denied} denials, {} samples, {administered} times the owner's work",
+            samples.len()
+        );
+        assert_eq!(administered > 4, self.with_owner, "the owner has done everything: {administered}");
         assert!(committed > 100 && denied > 10, "{committed} transactions, {denied} denials");
         // Independent of what the extension itself says.
         let faults: Option<String> = one(
@@ -288,6 +338,14 @@ fn no_snapshot_shows_more_rows_than_are_allowed_where_limits_by_hand_are_overrun
         eprintln!("{table}: {most} rows where {MOST} are allowed");
         assert!(most > MOST, "{table} is overrun: {most}");
     }
+}
+
+#[test]
+fn limits_hold_while_their_owner_changes_the_tables() {
+    let database = Database::new();
+    let load = Load { with_owner: true, ..Load::new(&database, seconds(8.0)) };
+    load.run();
+    load.assert_held();
 }
 
 #[test]

@@ -2,5 +2,7 @@
 
 mod changes;
 mod load;
+mod owners;
+mod races;
 mod stage;
 mod statements;

@@ -131,6 +131,48 @@ fn cascades_are_counted() {
     assert_used(&mut client, "a 1, b 0");
 }
 
+/// A condition is kept as text: what it means is the same for whoever writes, whatever the session's settings.
+#[test]
+fn a_condition_means_the_same_in_every_session() {
+    let (_database, mut client) = stage();
+    run(&mut client, "CREATE TABLE projects (account text, at timestamptz, name text)");
+    run(&mut client, "SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'ISO, DMY'");
+    limit(&mut client, "projects", Some("at >= '01/02/2026' AND name IS DISTINCT FROM '\\' AND (name = NULL) IS NULL"));
+    for settings in [
+        "SET TimeZone = 'America/New_York'; SET DateStyle = 'ISO, DMY'",
+        "SET standard_conforming_strings = off; SET transform_null_equals = on",
+        "RESET ALL",
+    ] {
+        run(&mut client, settings);
+        run(
+            &mut client,
+            "INSERT INTO projects VALUES ('a', '2026-01-02 00:00Z'), ('a', '2026-01-01 23:59Z'); DELETE FROM projects WHERE at < '2026-01-02 00:00Z'",
+        );
+    }
+    assert_used(&mut client, "a 3, b 0");
+}
+
+#[test]
+fn cascades_into_partitions_are_counted() {
+    let (_database, mut client) = stage();
+    run(
+        &mut client,
+        "CREATE TABLE owners (id integer PRIMARY KEY, account text UNIQUE); INSERT INTO owners VALUES (1, 'a'), (2, 'b');
+         CREATE TABLE projects (id integer, owner integer REFERENCES owners ON DELETE CASCADE,
+                                account text REFERENCES owners (account) ON UPDATE CASCADE ON DELETE CASCADE) PARTITION BY LIST (id);
+         CREATE TABLE odd PARTITION OF projects FOR VALUES IN (1, 3); CREATE TABLE even PARTITION OF projects FOR VALUES IN (2)",
+    );
+    limit(&mut client, "projects", None);
+    run(&mut client, "INSERT INTO projects VALUES (1, 1, 'a'), (2, 1, 'a'), (3, 2, 'b')");
+    assert_used(&mut client, "a 2, b 1");
+    run(&mut client, "DELETE FROM owners WHERE id = 1");
+    assert_used(&mut client, "a 0, b 1");
+    run(&mut client, "INSERT INTO projects VALUES (2, 2, 'b'); UPDATE owners SET account = 'a'");
+    assert_used(&mut client, "a 2, b 0");
+    run(&mut client, "TRUNCATE owners CASCADE");
+    assert_used(&mut client, "a 0, b 0");
+}
+
 #[test]
 fn a_truncation_gives_everything_back_also_to_who_cannot_see_it() {
     let (database, mut client) = stage();
