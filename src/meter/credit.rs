@@ -8,18 +8,18 @@
 //! units move from the plan's counter to the credit's, both held until the transaction ends.
 
 use super::consume::{Request, Round, Rounds, Subject};
-use super::counter::Counter;
+use super::counter::{self, Counter};
 use super::functions::units;
-use super::look::{Charge, Pool};
+use super::look::{Charge, Pool, lapsed};
 use super::rollover;
 use super::write::sql_amount;
-use super::{counter, reservation};
 use crate::accounts::account::{Account, raw};
 use crate::accounts::arguments::{
     required, required_moment, required_source, required_text, source_name, timestamp, transaction_time,
 };
 use crate::accounts::feature::Feature;
 use crate::audit::{self, Change};
+use crate::check::memo::MEMO;
 use crate::error::Error;
 use crate::pg::error::or_raise;
 use crate::pg::session::{Actor, connect_to_change};
@@ -232,8 +232,8 @@ fn settle_debt(account: &str, feature: &str, credit: i64) -> Result<(), Error> {
             }
             if plan.lapsed > Amount::ZERO {
                 let counter = plan.counter.as_ref().map_or(0, |counter| counter.id);
-                reservation::sweep(counter, turn.now)?;
-                return Ok(Round::Again);
+                turn.sweep(counter)?;
+                return turn.again();
             }
             let settled = |used: Amount| used.saturating_sub(used.saturating_sub(allowance).min(amount));
             let Some(before) = turn.restate(plan, settled)? else { return turn.again() };
@@ -277,6 +277,11 @@ pub fn void(id: Option<i64>, reason: Option<&str>) -> Result<Amount, Error> {
             let Some(counter) = Counter::by_id(&turn.relations, turn.snapshot, *counter) else {
                 return Ok(Round::Finished(Amount::ZERO));
             };
+            // What expired reservations hold was used by nobody.
+            if MEMO.with(|memo| memo.read(|reader| Ok(lapsed(reader, counter.id, now))))? > Amount::ZERO {
+                turn.sweep(counter.id)?;
+                return turn.again();
+            }
             let covers_now = counter.window.contains(now);
             match turn.restate(&Pool::of_counter(counter), |used| used)? {
                 Some(used) => Ok(Round::Finished(if covers_now { used } else { Amount::ZERO })),

@@ -87,6 +87,12 @@ impl Feature {
         }
     }
 
+    /// Whether its usage starts again at zero.
+    pub fn has_windows(&self) -> bool {
+        let is_regular = self.anchor.is_some() && self.period.is_some();
+        self.resolved.kind == Kind::Quota && (is_regular || self.anchor == Some(Anchor::Renewal))
+    }
+
     /// NE004 where the feature is not counted in units that are taken and given back.
     pub fn refuse_uncounted(&self) -> Result<(), Error> {
         match self.resolved.kind {

@@ -42,10 +42,13 @@ pub fn open(turn: &mut Turn<'_>, pool: &Pool, feature: &Feature, window: Window)
     };
     let mut over = None;
     if let Some(counter) = last {
-        let lapsed = MEMO.with(|memo| memo.read(|reader| Ok(lapsed(reader, counter.id, turn.now))))?;
+        // By their rows: one of them may just be committed.
+        if MEMO.with(|memo| memo.read(|reader| Ok(lapsed(reader, counter.id, turn.now))))? > Amount::ZERO {
+            return turn.sweep(counter.id);
+        }
         let before = counter.window;
         let Some(used) = turn.restate(&Pool::of_counter(counter), |used| used)? else { return Ok(()) };
-        over = Some((before, used.saturating_sub(lapsed)));
+        over = Some((before, used));
     }
     let windows = uncarried(pool, rollover, window, over, |at| window_of(&turn.relations, pool, feature, at))?;
     let past = MEMO.with(|memo| memo.read(|reader| past(reader, pool, feature, &windows, over)))?;

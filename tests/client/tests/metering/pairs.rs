@@ -73,12 +73,15 @@ impl State {
     fn give_back(&mut self, n: i64) -> Effect {
         let before = *self;
         let mut rest = n;
-        let beyond = (self.used - self.limit).clamp(0, rest);
+        // What is reserved is the reservation's to give back.
+        let reserved = if self.reservation == (Reservation::Held { in_past: false }) { RESERVED } else { 0 };
+        let in_use = (self.used - reserved).max(0);
+        let beyond = (self.used - self.limit).clamp(0, rest.min(in_use));
         self.used -= beyond;
         rest -= beyond;
         self.granted.give_back(&mut rest);
         self.credit.give_back(&mut rest);
-        if self.used < rest {
+        if in_use - beyond < rest {
             *self = before;
             return Err("NE007");
         }

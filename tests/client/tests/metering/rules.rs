@@ -569,3 +569,23 @@ fn a_suspended_account_gives_back() {
     refuse(&mut stage.connect(), "NE006", "release('nobody', 'seats', 1)");
     refuse(&mut stage.connect(), "NE007", "release(NULL::text, 'seats', 1)");
 }
+
+/// A denied first request tells when to come back, though nothing was used in this window yet.
+#[test]
+fn a_quota_that_was_never_used_tells_when_it_resets() {
+    let stage = Stage::new();
+    let mut client = stage.connect();
+    ask(&mut client, "subscribe('acme', 'monthly')");
+    let month = "date_trunc('month', now(), 'UTC') + interval '1 month'";
+    for call in
+        ["check_access('acme', 'reports', 11)", "try_consume('acme', 'reports', 11)", "check_access('acme', 'reports', 1)"]
+    {
+        let is_month: bool = one(&mut client, &format!("SELECT resets_at = {month} FROM entitlements.{call}"), &[]);
+        assert!(is_month, "{call}");
+    }
+    let error = refuse(&mut client, "NE002", "consume('acme', 'reports', 11)");
+    assert!(!error.detail().unwrap().contains("\"resets_at\": null"), "{error:?}");
+    assert!(error.detail().unwrap().contains("resets_at"), "{error:?}");
+    let never: bool = one(&mut client, "SELECT resets_at IS NULL FROM entitlements.try_consume('acme', 'calls', 11)", &[]);
+    assert!(never);
+}
