@@ -152,8 +152,8 @@ const HOLDERS: &str = "
     SELECT key, count(*) FROM reached GROUP BY key";
 
 /// Members of a feature that decide what may be used: a change of theirs is in force at once, for all who have the feature.
-const DECIDING: [&str; 10] =
-    ["combine", "period", "anchor", "overage", "ceiling", "rollover", "draws_on", "linger", "burst", "store"];
+const DECIDING: [&str; 11] =
+    ["combine", "period", "anchor", "overage", "ceiling", "overdraft", "rollover", "draws_on", "linger", "burst", "store"];
 
 /// A new version of a plan reaches those who follow its latest, a changed rule of a feature all who have it; nothing else changes
 /// an answer at once.

@@ -751,6 +751,16 @@ fn a_feature_is_defined_member_by_member() {
         export(&mut client)["features"]["storage"],
         json!({"kind": "allocation", "overage": "allow", "ceiling": 1.5})
     );
+    client
+        .query(r#"SELECT entitlements.define_feature('storage', definition => '{"ceiling": null, "overdraft": 2.50}')"#, &[])
+        .unwrap();
+    assert_eq!(
+        export(&mut client)["features"]["storage"],
+        json!({"kind": "allocation", "overage": "allow", "overdraft": 2.5})
+    );
+    client
+        .query(r#"SELECT entitlements.define_feature('storage', definition => '{"ceiling": 1.5, "overdraft": null}')"#, &[])
+        .unwrap();
     let entries: i64 = one(&mut client, "SELECT count(*) FROM entitlements.audit_log WHERE object_id = 'storage'", &[]);
     client.query(r#"SELECT entitlements.define_feature('storage', 'allocation', '{"ceiling": 1.50}')"#, &[]).unwrap();
     assert_eq!(
