@@ -229,14 +229,10 @@ fn blank(client: &mut SpiClient<'_>, account: &Account) -> Result<(), Error> {
         "DELETE FROM entitlements.idempotency_keys WHERE account_id = $1",
         "UPDATE entitlements.delegations SET reason = 'erased' WHERE account_id = $1",
         "UPDATE entitlements.seats SET holder = 'erased:' || id, end_reason = 'erased' WHERE account_id = $1",
-        "INSERT INTO entitlements.former_parents (account_id, until, parent_id)
-         SELECT id, greatest(pg_catalog.now(), created_at,
-                             (SELECT pg_catalog.max(until) FROM entitlements.former_parents WHERE account_id = id)), parent_id
-           FROM entitlements.accounts WHERE id = $1 AND parent_id IS NOT NULL
-         ON CONFLICT (account_id, until) DO NOTHING",
     ] {
         client.update(blank, None, &[account.id.into()])?;
     }
+    account.keep_parent(client, None)?;
     client.update(
         "UPDATE entitlements.accounts
             SET key = $2, parent_id = NULL, time_zone = 'UTC', metadata = '{}', erased_at = greatest(pg_catalog.now(), created_at)

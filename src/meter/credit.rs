@@ -15,7 +15,7 @@ use super::rollover;
 use super::write::sql_amount;
 use crate::accounts::account::{Account, raw};
 use crate::accounts::arguments::{
-    required, required_moment, required_source, required_text, source_name, timestamp, transaction_time,
+    self, required, required_moment, required_source, required_text, source_name, timestamp, transaction_time,
 };
 use crate::accounts::feature::Feature;
 use crate::audit::{self, Change};
@@ -27,7 +27,6 @@ use crate::pg::snapshot::statement_time;
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::catalog::Overage;
 use entitlements_model::kind::Kind;
-use entitlements_model::period::Period;
 use entitlements_model::time::{FOREVER, Time};
 use pgrx::AnyNumeric;
 use pgrx::datum::Interval;
@@ -58,7 +57,7 @@ fn grant_credit(
                 expires_at: expires_at.map_or(FOREVER, Time::from),
                 priority: required("priority", priority)?,
                 starts_at: starts_at.map(|starts_at| required_moment("starts_at", Some(starts_at))).transpose()?,
-                period: period.map(checked_period).transpose()?,
+                period: period.map(|length| arguments::period("period", length)).transpose()?,
                 source: required_source(source)?,
                 source_ref: source_name("source_ref", source_ref)?,
             };
@@ -116,13 +115,6 @@ struct Grant<'a> {
 struct Made {
     id: i64,
     is_new: bool,
-}
-
-fn checked_period(period: Interval) -> Result<Interval, Error> {
-    match Period::new(period.months().into(), period.days().into(), period.micros()) {
-        Ok(_) => Ok(period),
-        Err(fault) => Err(Error::argument("period", fault.to_string())),
-    }
 }
 
 impl Grant<'_> {
