@@ -159,12 +159,8 @@ const DECIDING: [&str; 11] =
 /// an answer at once.
 fn effects(client: &SpiClient<'_>, changes: Vec<Change>) -> Result<Vec<Effect>, Error> {
     let is_version = |change: &Change| matches!(change.row, Row::PlanVersion(_));
-    let is_rule = |change: &Change| {
-        let decides = |member: &&str| change.detail.get(member).is_some();
-        change.action == Action::Update
-            && change.object() == Object::Feature
-            && DECIDING.iter().any(|member| decides(&member))
-    };
+    let decides = |change: &Change| DECIDING.iter().any(|member| change.detail.get(member).is_some());
+    let is_rule = |change: &Change| change.action == Action::Update && change.object() == Object::Feature && decides(change);
     let keys = |which: &dyn Fn(&Change) -> bool| changes.iter().filter(|change| which(change)).map(Change::key).collect();
     let followers = counts(client, FOLLOWERS, keys(&is_version))?;
     let holders = counts(client, HOLDERS, keys(&is_rule))?;
