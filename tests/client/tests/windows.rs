@@ -3,6 +3,8 @@
 
 use entitlements_client_tests::{Database, one};
 use postgres::Client;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 const CATALOG: &str = r#"SELECT entitlements.apply_catalog('{
     "features": {"daily": {"kind": "quota", "period": "1 day", "anchor": "calendar"},
@@ -184,4 +186,49 @@ fn windows_go_by_the_subscription_that_gives_the_feature() {
             "2025-07-20 00:00 to 2025-08-20 00:00, 744 hours: 1",
         ]
     );
+}
+
+/// Random starts and times, compared with what the server's own arithmetic says about the clock on the wall.
+#[test]
+fn windows_are_counted_on_the_clock_on_the_wall() {
+    let (_database, mut client) = since("UTC", "2024-01-01 00:00+00");
+    let mut random = StdRng::seed_from_u64(31);
+    for number in 0..60 {
+        let zone = ["Europe/Vienna", "America/New_York", "Australia/Lord_Howe", "America/St_Johns", "Asia/Kathmandu", "UTC"]
+            [random.random_range(0..6)];
+        let (feature, period) = [("days", "1 day"), ("months", "1 month"), ("months", "1 month"), ("years", "1 year")]
+            [random.random_range(0..4)];
+        // Most of them at the ends of months.
+        let (month, day) = (random.random_range(1..=12), random.random_range(25..=31));
+        let starts_at = format!(
+            "(make_date(2019, {month}, 1) + least({day}, extract(day FROM make_date(2019, {month}, 1) + interval '1 month - 1 day')::int) - 1
+              + make_time({}, {}, 0)) AT TIME ZONE '{zone}'",
+            random.random_range(0..24),
+            random.random_range(0..60)
+        );
+        let at =
+            format!("timestamptz '2020-02-01 00:00+00' + {} * interval '1 second'", random.random_range(0..189_000_000));
+        let account = format!("w{number}");
+        client
+            .batch_execute(&format!(
+                "SELECT entitlements.define_account('{account}', time_zone => '{zone}');
+                 SELECT entitlements.subscribe('{account}', 'team', starts_at => {starts_at});
+                 SELECT entitlements.record_usage(jsonb_build_array(jsonb_build_object('account', '{account}', 'feature', '{feature}',
+                            'at', to_char(({at}) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'))))"
+            ))
+            .unwrap();
+        let differs: Option<String> = one(
+            &mut client,
+            &format!(
+                "SELECT (WITH edges AS (
+                     SELECT (({starts_at}) AT TIME ZONE '{zone}' + n * interval '{period}') AT TIME ZONE '{zone}' AS edge FROM generate_series(0, 4000) AS n),
+                 expected AS (
+                     SELECT (SELECT max(edge) FROM edges WHERE edge <= {at}) AS window_start, (SELECT min(edge) FROM edges WHERE edge > {at}) AS window_end)
+                 SELECT concat_ws(', ', found, expected, {at}, {starts_at}) FROM expected, entitlements.usage_history('{account}', '{feature}') AS found
+                  WHERE (found.window_start, found.window_end) IS DISTINCT FROM (expected.window_start, expected.window_end))"
+            ),
+            &[],
+        );
+        assert_eq!(differs, None, "{feature} of {zone}");
+    }
 }
