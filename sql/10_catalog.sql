@@ -18,6 +18,7 @@ CREATE TABLE entitlements.features (
     anchor           text CHECK (anchor IN ('calendar', 'subscription', 'renewal')),
     overage          text CHECK (overage IN ('reject', 'cap', 'allow')),
     ceiling          numeric CHECK (ceiling >= 1 AND ceiling < 'Infinity'),
+    overdraft        numeric CHECK (overdraft > 0 AND overdraft < 'Infinity'),
     thresholds       numeric[],
     rollover         numeric CHECK (rollover > 0 AND rollover <> 'NaN'),
     rollover_windows integer CHECK (rollover_windows BETWEEN 1 AND 120),
@@ -39,7 +40,8 @@ CREATE TABLE entitlements.features (
     CHECK (anchor IS NOT NULL OR rollover IS NULL),
     CHECK (kind IN ('quota', 'rate') OR period IS NULL),
     CHECK (kind = 'quota' OR anchor IS NULL),
-    CHECK (kind IN ('quota', 'allocation') OR (overage IS NULL AND ceiling IS NULL AND thresholds IS NULL)),
+    CHECK (kind IN ('quota', 'allocation') OR (overage IS NULL AND thresholds IS NULL)),
+    CHECK (num_nonnulls(ceiling, overdraft) <= CASE overage WHEN 'allow' THEN 1 ELSE 0 END),
     CHECK (kind IN ('quota', 'allocation') OR NOT ledger),
     CHECK (kind = 'allocation' OR (lease IS NULL AND linger IS NULL)),
     CHECK (kind = 'rate' OR (burst IS NULL AND store IS NULL)),
@@ -53,6 +55,7 @@ COMMENT ON COLUMN entitlements.features.unit IS 'What one unit of a metered feat
 COMMENT ON COLUMN entitlements.features.period IS 'quota: after how long usage starts again at zero, NULL = never; rate: the time that the amount is for';
 COMMENT ON COLUMN entitlements.features.anchor IS 'Where a quota''s windows start: calendar (account time zone), subscription or renewal';
 COMMENT ON COLUMN entitlements.features.ceiling IS 'Factor of the allowance that usage may reach where overage is allowed';
+COMMENT ON COLUMN entitlements.features.overdraft IS 'Units beyond the allowance that may be used where overage is allowed; instead of a ceiling';
 COMMENT ON COLUMN entitlements.features.thresholds IS 'Factors of the allowance whose crossing is reported, ascending';
 COMMENT ON COLUMN entitlements.features.rollover IS
     'The most of a window''s allowance that can still be used in the windows after it; Infinity = all that is left, NULL = nothing';

@@ -14,6 +14,7 @@ CREATE TABLE entitlements.accounts (
     CONSTRAINT accounts_key UNIQUE (key) INCLUDE (id, parent_id)
 );
 CREATE INDEX accounts_parent ON entitlements.accounts (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX accounts_erased ON entitlements.accounts (id) WHERE erased_at IS NOT NULL;
 COMMENT ON TABLE entitlements.accounts IS 'Who is entitled: customers, organisations, workspaces, under keys that the application chooses.';
 COMMENT ON COLUMN entitlements.accounts.key IS 'The application''s name for the account; after erase_account a meaningless one';
 COMMENT ON COLUMN entitlements.accounts.parent_id IS 'The account from which this one inherits what it does not hold itself';

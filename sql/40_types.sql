@@ -45,7 +45,8 @@ CREATE TYPE entitlements.catalog_change AS (
 );
 COMMENT ON TYPE entitlements.catalog_change IS
     'A change of the catalog: action is create, update, publish, archive, restore or remove; object is feature, plan or price; '
-    'accounts_affected counts the accounts whose entitlements it changes at once, those that follow the plan''s latest version.';
+    'accounts_affected counts the accounts whose entitlements it changes at once, with those below them that may inherit: those that follow the '
+    'plan''s latest version, or have the feature whose rule it changes.';
 
 CREATE TYPE entitlements.migrated_subscription AS (
     subscription bigint,

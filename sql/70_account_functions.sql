@@ -92,13 +92,13 @@ CREATE FUNCTION entitlements.export_account(account text) RETURNS jsonb
     LANGUAGE c STABLE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC'
     AS 'MODULE_PATHNAME', 'export_account_wrapper';
 COMMENT ON FUNCTION entitlements.export_account(text) IS
-    'All that is stored about the account: its own row and those of its former parents, subscriptions, overrides, blocks, credits, usage and audit entries, past ones too, with the keys '
-    'of plans and features; times are UTC. Changes nothing, also works on a standby. NE006 unknown account, NE007 account is NULL.';
+    'All that is stored about the account: its own row and those of its former parents, subscriptions, overrides, blocks, credits, usage, reservations, seats, idempotency '
+    'keys, ledger, rates, licences, delegations and audit entries, past ones too, with the keys of plans and features; times are UTC. Changes nothing, also works on a standby. NE006 unknown account, NE007 account is NULL.';
 
 CREATE FUNCTION entitlements.erase_account(account text, reason text) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC'
     AS 'MODULE_PATHNAME', 'erase_account_wrapper';
 COMMENT ON FUNCTION entitlements.erase_account(text, text) IS
-    'Ends all that the account holds and erases what the application wrote about it: key, metadata, references, reasons, config values of overrides, contents of audit '
-    'entries. What remains says that somebody held which plans when; the audit chain still verifies. The reason given here stays. The key becomes erased:id, and the former one '
-    'is free. Returns the id. NE006 unknown account, NE007 reason is missing, NE009 other accounts are below it or it is erased already.';
+    'Ends all that the account holds and erases what the application wrote about it: key, metadata, references, reasons, config values of overrides, holders of seats, '
+    'idempotency keys, metadata of reservations and the ledger, holders of licences, contents of audit entries. What remains says that somebody held and used what when; the audit '
+    'chain still verifies. What calls under way commit later, maintain() removes; signed usage reports stay. The reason given here stays. The key becomes erased:id, and the former one is free. Returns the id. NE006 unknown account, NE007 reason is missing, NE009 other accounts are below it or it is erased already.';

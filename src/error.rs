@@ -7,6 +7,7 @@ use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::catalog;
 use entitlements_model::fault::Fault;
 use entitlements_model::kind::{Kind, Reason};
+use entitlements_model::suggest;
 use entitlements_model::time::Time;
 use entitlements_token::Refusal;
 use pgrx::prelude::*;
@@ -241,9 +242,23 @@ fn utc(time: Time) -> String {
     )
 }
 
+fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> Vec<String> {
+    suggest::nearest(key, known, 3).into_iter().map(str::to_owned).collect()
+}
+
 impl Error {
     pub fn argument(argument: &'static str, fault: impl Into<String>) -> Self {
         Self::InvalidArgument { argument, fault: fault.into(), hint: None }
+    }
+
+    /// With the nearest of the keys that are known.
+    pub fn unknown_feature<'a>(feature: &str, known: impl Iterator<Item = &'a str>) -> Self {
+        Self::UnknownFeature { feature: feature.to_owned(), nearest: nearest(feature, known) }
+    }
+
+    /// With the nearest of the keys that are known.
+    pub fn unknown_plan<'a>(plan: &str, known: impl Iterator<Item = &'a str>) -> Self {
+        Self::UnknownPlan { plan: plan.to_owned(), nearest: nearest(plan, known) }
     }
 
     /// An object of the extension is not as this version of it makes it.

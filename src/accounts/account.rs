@@ -76,6 +76,20 @@ impl Account {
         })
     }
 
+    /// Keeps which parent the account has had until now, if it gets another.
+    pub fn keep_parent(&self, client: &mut SpiClient<'_>, next: Option<i64>) -> Result<(), Error> {
+        client.update(
+            "INSERT INTO entitlements.former_parents (account_id, until, parent_id)
+             SELECT id, greatest(pg_catalog.now(), created_at,
+                                 (SELECT pg_catalog.max(until) FROM entitlements.former_parents WHERE account_id = id)), parent_id
+               FROM entitlements.accounts WHERE id = $1 AND parent_id IS DISTINCT FROM $2
+             ON CONFLICT (account_id, until) DO NOTHING",
+            None,
+            &[self.id.into(), next.into()],
+        )?;
+        Ok(())
+    }
+
     /// The account's row as JSON.
     pub fn row(&self, client: &mut SpiClient<'_>) -> Result<Box<RawValue>, Error> {
         let found = client.update(
@@ -189,16 +203,9 @@ fn known_time_zone(client: &mut SpiClient<'_>, time_zone: &str) -> Result<String
 
 fn update(client: &mut SpiClient<'_>, account: &Account, properties: &Properties) -> Result<(), Error> {
     let old = account.row(client)?;
-    client.update(
-        "INSERT INTO entitlements.former_parents (account_id, until, parent_id)
-         SELECT id, greatest(pg_catalog.now(), created_at,
-                             (SELECT pg_catalog.max(until) FROM entitlements.former_parents WHERE account_id = id)), parent_id
-           FROM entitlements.accounts
-          WHERE id = $1 AND $2 AND parent_id IS DISTINCT FROM $3
-         ON CONFLICT (account_id, until) DO NOTHING",
-        None,
-        &[account.id.into(), properties.parent.is_some().into(), properties.parent.and_then(Parent::id).into()],
-    )?;
+    if let Some(parent) = properties.parent {
+        account.keep_parent(client, parent.id())?;
+    }
     client.update(
         "UPDATE entitlements.accounts
             SET parent_id = CASE WHEN $2 THEN $3 ELSE parent_id END,

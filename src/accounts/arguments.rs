@@ -2,7 +2,9 @@
 
 use crate::error::Error;
 use crate::pg::jsonb::JsonbText;
+use entitlements_model::period::Period;
 use entitlements_model::time::{BEGINNING, FOREVER, Time};
+use pgrx::datum::Interval;
 use pgrx::prelude::*;
 
 pub fn required<T>(argument: &'static str, value: Option<T>) -> Result<T, Error> {
@@ -40,6 +42,14 @@ pub fn required_moment(argument: &'static str, value: Option<TimestampWithTimeZo
     match Time::from(required(argument, value)?) {
         BEGINNING | FOREVER => Err(Error::argument(argument, "it is infinite")),
         moment => Ok(moment),
+    }
+}
+
+/// An interval that things can come round in: each of its parts is positive or zero.
+pub fn period(argument: &'static str, value: Interval) -> Result<Interval, Error> {
+    match Period::new(value.months().into(), value.days().into(), value.micros()) {
+        Ok(_) => Ok(value),
+        Err(fault) => Err(Error::argument(argument, fault.to_string())),
     }
 }
 

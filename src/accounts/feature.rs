@@ -2,7 +2,6 @@
 
 use crate::error::Error;
 use entitlements_model::kind::Kind;
-use entitlements_model::suggest;
 use pgrx::spi::SpiClient;
 
 pub struct Feature {
@@ -39,6 +38,5 @@ fn unknown(client: &mut SpiClient<'_>, key: &str) -> Result<Error, Error> {
     for row in client.update("SELECT key FROM entitlements.features", None, &[])? {
         keys.extend(row.get::<String>(1)?);
     }
-    let nearest = suggest::nearest(key, keys.iter().map(String::as_str), 3).into_iter().map(str::to_owned).collect();
-    Ok(Error::UnknownFeature { feature: key.to_owned(), nearest })
+    Ok(Error::unknown_feature(key, keys.iter().map(String::as_str)))
 }

@@ -9,6 +9,6 @@ pub mod arguments;
 mod block;
 pub mod feature;
 pub mod feature_override;
-mod personal_data;
+pub mod personal_data;
 mod plan;
 pub mod subscription;

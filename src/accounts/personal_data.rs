@@ -190,6 +190,33 @@ fn end_all(client: &mut SpiClient<'_>, account: &Account) -> Result<(), Error> {
     Ok(())
 }
 
+/// Removes what calls that were under way during an erasure have written since: they lock nothing that it could wait for. How
+/// many rows of which table.
+pub fn erase_late(client: &mut SpiClient<'_>) -> Result<Vec<(&'static str, i64)>, Error> {
+    let mut erased = Vec::new();
+    for (table, erase) in [
+        (
+            "idempotency_keys",
+            "DELETE FROM entitlements.idempotency_keys AS late USING entitlements.accounts AS account
+              WHERE account.erased_at IS NOT NULL AND late.account_id = account.id",
+        ),
+        (
+            "reservations",
+            "UPDATE entitlements.reservations AS late SET metadata = NULL FROM entitlements.accounts AS account
+              WHERE account.erased_at IS NOT NULL AND late.account_id = account.id AND late.metadata IS NOT NULL",
+        ),
+        (
+            "usage_events",
+            "UPDATE entitlements.usage_events AS late SET metadata = NULL, idempotency_key = NULL FROM entitlements.accounts AS account
+              WHERE account.erased_at IS NOT NULL AND late.account_id = account.id
+                AND (late.metadata IS NOT NULL OR late.idempotency_key IS NOT NULL)",
+        ),
+    ] {
+        erased.push((table, client.update(erase, None, &[])?.len() as i64));
+    }
+    Ok(erased)
+}
+
 fn blank(client: &mut SpiClient<'_>, account: &Account) -> Result<(), Error> {
     for blank in [
         "UPDATE entitlements.subscriptions SET source_ref = NULL, reason = NULL, metadata = NULL WHERE account_id = $1",
@@ -203,14 +230,10 @@ fn blank(client: &mut SpiClient<'_>, account: &Account) -> Result<(), Error> {
         "DELETE FROM entitlements.idempotency_keys WHERE account_id = $1",
         "UPDATE entitlements.delegations SET reason = 'erased' WHERE account_id = $1",
         "UPDATE entitlements.seats SET holder = 'erased:' || id, end_reason = 'erased' WHERE account_id = $1",
-        "INSERT INTO entitlements.former_parents (account_id, until, parent_id)
-         SELECT id, greatest(pg_catalog.now(), created_at,
-                             (SELECT pg_catalog.max(until) FROM entitlements.former_parents WHERE account_id = id)), parent_id
-           FROM entitlements.accounts WHERE id = $1 AND parent_id IS NOT NULL
-         ON CONFLICT (account_id, until) DO NOTHING",
     ] {
         client.update(blank, None, &[account.id.into()])?;
     }
+    account.keep_parent(client, None)?;
     client.update(
         "UPDATE entitlements.accounts
             SET key = $2, parent_id = NULL, time_zone = 'UTC', metadata = '{}', erased_at = greatest(pg_catalog.now(), created_at)

@@ -1,7 +1,6 @@
 //! Plans and versions as subscriptions name them.
 
 use crate::error::Error;
-use entitlements_model::suggest;
 use pgrx::spi::SpiClient;
 
 pub struct Plan {
@@ -64,6 +63,5 @@ fn unknown(client: &mut SpiClient<'_>, key: &str) -> Result<Error, Error> {
     for row in client.update("SELECT key FROM entitlements.plans", None, &[])? {
         keys.extend(row.get::<String>(1)?);
     }
-    let nearest = suggest::nearest(key, keys.iter().map(String::as_str), 3).into_iter().map(str::to_owned).collect();
-    Ok(Error::UnknownPlan { plan: key.to_owned(), nearest })
+    Ok(Error::unknown_plan(key, keys.iter().map(String::as_str)))
 }

@@ -16,7 +16,6 @@ use entitlements_model::fault::Fault;
 use entitlements_model::json::Json;
 use entitlements_model::key::{FeatureKey, PlanKey};
 use entitlements_model::kind::{Kind, PlanKind};
-use entitlements_model::suggest;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
@@ -149,9 +148,7 @@ fn check_value(client: &SpiClient<'_>, feature: &FeatureKey, value: Option<&Json
     let known = client.select(FEATURE, Some(1), &[feature.as_str().into()])?;
     if known.is_empty() {
         let known = keys(client, FEATURES)?;
-        let nearest = suggest::nearest(feature.as_str(), known.iter().map(String::as_str), 3);
-        let nearest = nearest.into_iter().map(str::to_owned).collect();
-        return Err(Error::UnknownFeature { feature: feature.to_string(), nearest });
+        return Err(Error::unknown_feature(feature.as_str(), known.iter().map(String::as_str)));
     }
     let Some(value) = value.filter(|value| **value != Json::Null) else {
         return Ok(());
@@ -274,8 +271,7 @@ fn publish(plan: Option<&str>) -> Result<i32, Error> {
 /// The error for a plan that is neither drafted nor published.
 pub fn unknown_plan(client: &SpiClient<'_>, plan: &PlanKey) -> Result<Error, Error> {
     let known = keys(client, PLANS)?;
-    let nearest = suggest::nearest(plan.as_str(), known.iter().map(String::as_str), 3);
-    Ok(Error::UnknownPlan { plan: plan.to_string(), nearest: nearest.into_iter().map(str::to_owned).collect() })
+    Ok(Error::unknown_plan(plan.as_str(), known.iter().map(String::as_str)))
 }
 
 fn keys(client: &SpiClient<'_>, query: &str) -> Result<Vec<String>, Error> {

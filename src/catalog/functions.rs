@@ -72,14 +72,17 @@ pub fn make_so(client: &mut SpiClient<'_>, document: &Json) -> Result<Vec<Change
     Ok(changes)
 }
 
-const OVERRIDDEN: &str = "
+const FIXED: &str = "
     SELECT feature.key
     FROM entitlements.features AS feature
-    WHERE feature.key = ANY ($1) AND EXISTS (SELECT FROM entitlements.overrides AS exception WHERE exception.feature_id = feature.id)
+    WHERE feature.key = ANY ($1) AND (
+        EXISTS (SELECT FROM entitlements.overrides AS exception WHERE exception.feature_id = feature.id)
+        OR EXISTS (SELECT FROM entitlements.credits AS credit WHERE credit.feature_id = feature.id)
+        OR EXISTS (SELECT FROM entitlements.counters AS counter WHERE counter.feature_id = feature.id))
     ORDER BY feature.key";
 
-/// What makes the present catalog what the document states. The domain knows what published plans fix; overrides, also those
-/// that ended, fix the kind of their feature too.
+/// What makes the present catalog what the document states. The domain knows what published plans fix; overrides and credits,
+/// also those that ended, and usage fix the kind of their feature too.
 pub fn changes_to(client: &SpiClient<'_>, document: &Json) -> Result<Vec<Change>, Error> {
     let changes = catalog::plan_changes(&stored::read(client)?, document)?;
     let of_another_kind: Vec<String> = changes
@@ -92,42 +95,95 @@ pub fn changes_to(client: &SpiClient<'_>, document: &Json) -> Result<Vec<Change>
     if of_another_kind.is_empty() {
         return Ok(changes);
     }
-    let overridden = client.select(OVERRIDDEN, None, &[of_another_kind.into()])?;
+    let fixed = client.select(FIXED, None, &[of_another_kind.into()])?;
     let fault = |row: SpiHeapTupleData<'_>| -> Result<Fault, Error> {
         let feature = row.get::<String>(1)?.unwrap_or_default();
         let path = Path::Root.member("features").member(&feature).member("kind").to_string();
-        Ok(Fault { path, fault: "accounts have or had overrides of the feature, so its kind cannot change".to_owned() })
+        Ok(Fault {
+            path,
+            fault: "accounts have or had overrides, credits or usage of the feature, so its kind cannot change".to_owned(),
+        })
     };
-    let faults = overridden.map(fault).collect::<Result<Vec<_>, _>>()?;
+    let faults = fixed.map(fault).collect::<Result<Vec<_>, _>>()?;
     if faults.is_empty() { Ok(changes) } else { Err(Error::DocumentConflict { faults }) }
 }
 
+/// The accounts that follow a plan's latest version, and those below them, which may inherit what it gives.
 const FOLLOWERS: &str = "
-    SELECT plan.key, count(DISTINCT subscription.account_id)
-    FROM entitlements.plans AS plan
-    JOIN entitlements.subscriptions AS subscription ON subscription.plan_id = plan.id
-    WHERE plan.key = ANY ($1) AND subscription.plan_version_id IS NULL AND subscription.superseded_at IS NULL
-        AND subscription.in_force_until > now()
-    GROUP BY plan.key";
+    WITH RECURSIVE reached (key, account_id) AS (
+        SELECT plan.key, subscription.account_id
+        FROM entitlements.plans AS plan
+        JOIN entitlements.subscriptions AS subscription ON subscription.plan_id = plan.id
+        WHERE plan.key = ANY ($1) AND subscription.plan_version_id IS NULL AND subscription.superseded_at IS NULL
+            AND subscription.in_force_until > now()
+        UNION
+        SELECT reached.key, child.id
+        FROM reached JOIN entitlements.accounts AS child ON child.parent_id = reached.account_id)
+    SELECT key, count(*) FROM reached GROUP BY key";
 
-/// A new version reaches the accounts that follow the plan's latest; nothing else changes an answer at once.
+/// The accounts that have a feature by a plan, an override or a credit, and those below them.
+const HOLDERS: &str = "
+    WITH RECURSIVE feature AS (
+        SELECT id, key FROM entitlements.features WHERE key = ANY ($1)),
+    reached (key, account_id) AS (
+        SELECT held.key, held.account_id
+        FROM (
+            SELECT feature.key, subscription.account_id
+            FROM feature
+            JOIN entitlements.plan_features AS cell ON cell.feature_id = feature.id AND cell.amount IS DISTINCT FROM 0
+            JOIN entitlements.plan_versions AS version ON version.id = cell.plan_version_id
+            CROSS JOIN LATERAL (
+                SELECT newer.id FROM entitlements.plan_versions AS newer WHERE newer.plan_id = version.plan_id
+                ORDER BY newer.version DESC LIMIT 1) AS latest
+            JOIN entitlements.subscriptions AS subscription ON subscription.plan_id = version.plan_id
+                AND (subscription.plan_version_id = version.id OR subscription.plan_version_id IS NULL AND latest.id = version.id)
+            WHERE subscription.superseded_at IS NULL AND subscription.in_force_until > now()
+            UNION ALL
+            SELECT feature.key, exception.account_id
+            FROM feature JOIN entitlements.overrides AS exception ON exception.feature_id = feature.id
+            WHERE exception.ended_at IS NULL AND exception.expires_at > now() AND exception.mode <> 'deny'
+            UNION ALL
+            SELECT feature.key, credit.account_id
+            FROM feature JOIN entitlements.credits AS credit ON credit.feature_id = feature.id
+            WHERE credit.voided_at IS NULL AND credit.expires_at > now()) AS held
+        UNION
+        SELECT reached.key, child.id
+        FROM reached JOIN entitlements.accounts AS child ON child.parent_id = reached.account_id)
+    SELECT key, count(*) FROM reached GROUP BY key";
+
+/// Members of a feature that decide what may be used: a change of theirs is in force at once, for all who have the feature.
+const DECIDING: [&str; 11] =
+    ["combine", "period", "anchor", "overage", "ceiling", "overdraft", "rollover", "draws_on", "linger", "burst", "store"];
+
+/// A new version of a plan reaches those who follow its latest, a changed rule of a feature all who have it; nothing else changes
+/// an answer at once.
 fn effects(client: &SpiClient<'_>, changes: Vec<Change>) -> Result<Vec<Effect>, Error> {
-    let published: Vec<String> =
-        changes.iter().filter(|change| matches!(change.row, Row::PlanVersion(_))).map(Change::key).collect();
-    let mut followers = HashMap::new();
-    if !published.is_empty() {
-        for row in client.select(FOLLOWERS, None, &[published.into()])? {
-            followers.insert(row.get::<String>(1)?.unwrap_or_default(), row.get::<i64>(2)?.unwrap_or_default());
-        }
-    }
+    let is_version = |change: &Change| matches!(change.row, Row::PlanVersion(_));
+    let decides = |change: &Change| DECIDING.iter().any(|member| change.detail.get(member).is_some());
+    let is_rule = |change: &Change| change.action == Action::Update && change.object() == Object::Feature && decides(change);
+    let keys = |which: &dyn Fn(&Change) -> bool| changes.iter().filter(|change| which(change)).map(Change::key).collect();
+    let followers = counts(client, FOLLOWERS, keys(&is_version))?;
+    let holders = counts(client, HOLDERS, keys(&is_rule))?;
     let effect = |change: Change| {
-        let followers = match &change.row {
-            Row::PlanVersion(version) => followers.get(version.plan.as_str()),
-            _ => None,
+        let accounts = match () {
+            () if is_version(&change) => followers.get(&change.key()),
+            () if is_rule(&change) => holders.get(&change.key()),
+            () => None,
         };
-        Effect { accounts: followers.copied().unwrap_or(0), change }
+        Effect { accounts: accounts.copied().unwrap_or(0), change }
     };
     Ok(changes.into_iter().map(effect).collect())
+}
+
+/// How many accounts a query finds for each key.
+fn counts(client: &SpiClient<'_>, query: &str, keys: Vec<String>) -> Result<HashMap<String, i64>, Error> {
+    let mut counts = HashMap::new();
+    if !keys.is_empty() {
+        for row in client.select(query, None, &[keys.into()])? {
+            counts.insert(row.get(1)?.unwrap_or_default(), row.get(2)?.unwrap_or_default());
+        }
+    }
+    Ok(counts)
 }
 
 #[pg_extern(sql = false)]

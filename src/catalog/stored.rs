@@ -27,6 +27,7 @@ const STORED: &str = "
     SELECT 'feature' AS what, feature.key, json_build_object(
         'kind', feature.kind, 'combine', feature.combine, 'name', feature.name, 'description', feature.description,
         'unit', feature.unit, 'intervals', intervals.parts, 'anchor', feature.anchor, 'overage', feature.overage, 'ceiling', feature.ceiling::text,
+        'overdraft', feature.overdraft::text,
         'thresholds', feature.thresholds::text[], 'rollover', feature.rollover::text,
         'rollover_windows', feature.rollover_windows, 'draws_on', pool.key, 'cost', feature.cost::text, 'ledger', feature.ledger,
         'burst', feature.burst::text, 'store', feature.store, 'schema', feature.value_schema,
@@ -83,6 +84,7 @@ struct FeatureRow<'r> {
     anchor: Option<String>,
     overage: Option<String>,
     ceiling: Option<String>,
+    overdraft: Option<String>,
     thresholds: Option<Vec<String>>,
     rollover: Option<String>,
     rollover_windows: Option<u32>,
@@ -180,6 +182,7 @@ fn feature(row: FeatureRow) -> Result<PresentFeature, Error> {
         anchor: optional(row.anchor)?,
         overage: optional(row.overage)?,
         ceiling: optional(row.ceiling)?,
+        overdraft: optional(row.overdraft)?,
         thresholds: row.thresholds.unwrap_or_default().iter().map(|factor| parsed(factor)).collect::<Result<_, _>>()?,
         rollover: row.rollover.zip(row.rollover_windows).map(|(max, windows)| rollover(max, windows)).transpose()?,
         draws_on: row.draws_on.zip(row.cost).map(|(feature, cost)| draws_on(feature, cost)).transpose()?,

@@ -19,21 +19,21 @@ const FEATURES: &str = "
     MERGE INTO entitlements.features AS present
     USING json_to_recordset($1::json) AS next (
         key text, kind text, combine text, name text, description text, unit text, period interval, anchor text,
-        overage text, ceiling numeric, thresholds numeric[], rollover numeric, rollover_windows integer, ledger boolean,
+        overage text, ceiling numeric, overdraft numeric, thresholds numeric[], rollover numeric, rollover_windows integer, ledger boolean,
         lease interval, linger interval, burst numeric, store text, value_schema jsonb, archived boolean)
     ON present.key = next.key
     WHEN MATCHED THEN UPDATE SET
         kind = next.kind, combine = next.combine, name = next.name, description = next.description, unit = next.unit,
-        period = next.period, anchor = next.anchor, overage = next.overage, ceiling = next.ceiling,
+        period = next.period, anchor = next.anchor, overage = next.overage, ceiling = next.ceiling, overdraft = next.overdraft,
         thresholds = next.thresholds, rollover = next.rollover, rollover_windows = next.rollover_windows,
         draws_on = NULL, cost = NULL, ledger = next.ledger, lease = next.lease, linger = next.linger, burst = next.burst,
         store = next.store, value_schema = next.value_schema,
         archived_at = CASE WHEN next.archived THEN coalesce(present.archived_at, now()) END
     WHEN NOT MATCHED THEN INSERT
-        (key, kind, combine, name, description, unit, period, anchor, overage, ceiling, thresholds, rollover, rollover_windows,
+        (key, kind, combine, name, description, unit, period, anchor, overage, ceiling, overdraft, thresholds, rollover, rollover_windows,
             ledger, lease, linger, burst, store, value_schema, archived_at)
         VALUES (next.key, next.kind, next.combine, next.name, next.description, next.unit, next.period, next.anchor, next.overage,
-            next.ceiling, next.thresholds, next.rollover, next.rollover_windows, next.ledger, next.lease, next.linger, next.burst,
+            next.ceiling, next.overdraft, next.thresholds, next.rollover, next.rollover_windows, next.ledger, next.lease, next.linger, next.burst,
             next.store, next.value_schema, CASE WHEN next.archived THEN now() END)";
 
 /// After [`FEATURES`], so that all of them have their ids.
@@ -162,6 +162,7 @@ fn feature_row(key: &FeatureKey, feature: &Feature) -> Json {
         ("anchor", text(feature.anchor.map(|anchor| anchor.as_str()))),
         ("overage", text(feature.overage.map(|overage| overage.as_str()))),
         ("ceiling", number(feature.ceiling)),
+        ("overdraft", number(feature.overdraft)),
         ("thresholds", if thresholds.is_empty() { Json::Null } else { Json::Array(thresholds) }),
         ("rollover", feature.rollover.map_or(Json::Null, |rollover| numeric(rollover.max))),
         ("rollover_windows", number(feature.rollover.map(|rollover| rollover.windows))),

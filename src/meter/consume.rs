@@ -2,9 +2,10 @@
 
 use super::counter::{Counter, PLAN, PoolKey};
 use super::decision::{Decision, signed};
-use super::look::{Charge, Lapsed, Look, Pool};
+use super::feature::Feature;
+use super::look::{self, Charge, Lapsed, Look, Pool};
 use super::pool::{Attempt, Held, Step};
-use super::window::window_of;
+use super::window::{end_of_term, window_of};
 use super::{rate, reservation, rollover, write};
 use crate::check::memo::MEMO;
 use crate::error::Error;
@@ -56,9 +57,24 @@ pub struct Line<'a> {
 /// What was taken from which counter.
 pub type Parts = Vec<(i64, Amount)>;
 
+/// Units taken from a counter, and the charge that they are a part of.
+#[derive(Clone, Copy)]
+pub struct Part {
+    pub counter: i64,
+    /// The account and the feature of the charge.
+    pub charge: (i64, i32),
+    pub amount: Amount,
+}
+
 /// Takes the units or none: a denial is a decision with `allowed` false. With `denial_raises` the caller raises an error then,
 /// which undoes what was taken from one pool before another turned out to be empty; else a subtransaction does.
 pub fn take(request: Request<'_>, denial_raises: bool) -> Result<(Decision, Parts), Error> {
+    let (decision, parts) = take_in_charges(request, denial_raises)?;
+    Ok((decision, parts.into_iter().map(|part| (part.counter, part.amount)).collect()))
+}
+
+/// Takes as `take` does, and tells which charge each part belongs to: every one of them gave the whole.
+pub fn take_in_charges(request: Request<'_>, denial_raises: bool) -> Result<(Decision, Vec<Part>), Error> {
     refuse_read_only();
     let mut taking = Taking::new(request, denial_raises);
     if let Some(decision) = taking.run()? {
@@ -73,7 +89,7 @@ pub fn take(request: Request<'_>, denial_raises: bool) -> Result<(Decision, Part
     });
     match (outcome?, kept) {
         (Some(decision), Ok(())) => Ok((decision, taking.parts)),
-        (Some(decision), Err(())) => Ok((decision, Parts::new())),
+        (Some(decision), Err(())) => Ok((decision, Vec::new())),
         (None, _) => Err(Error::Internal("a call that can be undone asked for that again".to_owned())),
     }
 }
@@ -346,12 +362,16 @@ impl Turn<'_> {
         let pools = look.charges.iter().flat_map(|charge| &charge.pools);
         let lapsed = pools.filter(|pool| pool.lapsed > Amount::ZERO).filter_map(|pool| pool.counter.as_ref());
         let counters: Vec<i64> = lapsed.map(|counter| counter.id).collect();
-        if !counters.is_empty() {
-            // Whoever is just ending one of them may be queueing to give its units back.
-            self.rounds.latch = None;
-        }
-        counters.iter().try_for_each(|counter| reservation::sweep(*counter, self.now))?;
+        counters.iter().try_for_each(|counter| self.sweep(*counter))?;
         Ok(counters.is_empty())
+    }
+
+    /// Ends the expired reservations on a counter. The state has to be looked at again.
+    pub(super) fn sweep(&mut self, counter: i64) -> Result<(), Error> {
+        // Whoever is just ending one of them may be queueing to give its units back.
+        self.rounds.latch = None;
+        self.next = Round::Again;
+        reservation::sweep(counter, self.now)
     }
 
     fn attempt<'b>(&'b self, snapshot: ActiveSnapshot, pool: &'b Pool, counter: &'b Counter) -> Attempt<'b> {
@@ -577,11 +597,23 @@ impl Turn<'_> {
         Ok(false)
     }
 
+    /// The counter of a term that had no end when its window began, and is over.
+    fn term_before(&self, pool: &Pool, charge: &Charge) -> Option<Counter> {
+        let has_terms = charge.feature.anchor == Some(Anchor::Renewal) && pool.is_plan();
+        let last = has_terms.then(|| Counter::covering(&self.relations, self.snapshot, pool.key, self.at));
+        last.flatten().filter(|last| last.window.end == FOREVER)
+    }
+
     /// Makes the pool's counter for the present window where there is none. True if there was none, or its window has changed.
     pub(super) fn open_window(&mut self, pool: &Pool, charge: &Charge) -> Result<bool, Error> {
         self.next = Round::Again;
         match &pool.counter {
             None => {
+                if let Some(last) = self.term_before(pool, charge) {
+                    let end = end_of_term(&self.relations, &last, self.at)?;
+                    write::move_end(&self.relations, &last, end)?;
+                    return Ok(true);
+                }
                 let window = window_of(&self.relations, pool, &charge.feature, self.at)?;
                 if pool.rollover.is_some() {
                     rollover::open(self, pool, &charge.feature, window)?;
@@ -590,15 +622,9 @@ impl Turn<'_> {
                 }
                 Ok(true)
             }
-            // The term of a subscription without an end got one.
-            Some(counter)
-                if charge.feature.anchor == Some(Anchor::Renewal) && counter.window.end == FOREVER && pool.is_plan() =>
-            {
-                let window = window_of(&self.relations, pool, &charge.feature, self.at)?;
-                if window.end == FOREVER {
-                    return Ok(false);
-                }
-                write::end_window(&self.relations, counter.id, window.end)?;
+            // The term has another end than when its window began.
+            Some(counter) if pool.is_plan() && counter.window.end != pool.window.end => {
+                write::move_end(&self.relations, counter, pool.window.end)?;
                 Ok(true)
             }
             Some(_) => Ok(false),
@@ -611,7 +637,7 @@ struct Taking<'a> {
     request: Request<'a>,
     can_be_undone: bool,
     done: Done,
-    parts: Parts,
+    parts: Vec<Part>,
 }
 
 /// What a call has moved of each charge, by its key.
@@ -633,7 +659,7 @@ impl Done {
 
 impl<'a> Taking<'a> {
     fn new(request: Request<'a>, can_be_undone: bool) -> Self {
-        Self { request, can_be_undone, done: Done::default(), parts: Parts::new() }
+        Self { request, can_be_undone, done: Done::default(), parts: Vec::new() }
     }
 
     /// None, and nothing was done, where it takes from several pools and could not be undone.
@@ -652,7 +678,7 @@ impl<'a> Taking<'a> {
             });
         }
         look.feature.refuse_uncounted()?;
-        let denied = |look: &mut Look, parts: &[(i64, Amount)], reason| {
+        let denied = |look: &mut Look, parts: &[Part], reason| {
             look.forget_taken(parts);
             Ok(Round::Finished(Some(Decision::of(look, false, reason, n, 0))))
         };
@@ -663,7 +689,9 @@ impl<'a> Taking<'a> {
         if turn.open_plan_windows(&look)? {
             return turn.again();
         }
-        if !self.can_be_undone && look.charges.iter().map(|charge| charge.pools.len()).sum::<usize>() > 1 {
+        // What is left of one pool may be taken already when another comes: that stays taken.
+        let has_taken = !self.done.0.is_empty();
+        if !self.can_be_undone && !has_taken && look.charges.iter().map(|charge| charge.pools.len()).sum::<usize>() > 1 {
             return Ok(Round::Finished(None));
         }
         let single = look.charges.len() == 1;
@@ -704,9 +732,9 @@ impl<'a> Taking<'a> {
 
     fn note(&mut self, charge: (i64, i32), counter: i64, amount: Amount) {
         self.done.add(charge, amount);
-        match self.parts.iter_mut().find(|(known, _)| *known == counter) {
-            Some((_, sum)) => *sum = sum.saturating_add(amount),
-            None if amount > Amount::ZERO => self.parts.push((counter, amount)),
+        match self.parts.iter_mut().find(|part| part.counter == counter) {
+            Some(part) => part.amount = part.amount.saturating_add(amount),
+            None if amount > Amount::ZERO => self.parts.push(Part { counter, charge, amount }),
             None => {}
         }
     }
@@ -715,6 +743,12 @@ impl<'a> Taking<'a> {
 /// Whether the charge is there only because nothing is granted, and nothing was ever taken from it.
 fn is_untouched(charge: &Charge) -> bool {
     charge.pools.iter().all(|pool| pool.counter.is_none() && pool.allowance.is_zero())
+}
+
+/// What reservations hold of a pool: it is their own to give back.
+fn reserved(pool: &Pool) -> Result<Amount, Error> {
+    let Some(counter) = &pool.counter else { return Ok(Amount::ZERO) };
+    MEMO.with(|memo| memo.read(|reader| Ok(look::reserved(reader, counter.id))))
 }
 
 fn give_back_once(
@@ -730,7 +764,12 @@ fn give_back_once(
         let key = charge.key();
         let wanted = request.n.scaled_up(charge.cost);
         let mut missing = wanted.saturating_sub(done.of(key));
-        let in_use = charge.stored();
+        let reserved: Vec<Amount> = charge.pools.iter().map(reserved).collect::<Result<_, _>>()?;
+        let in_use_at = |charge: &Charge, index: usize| {
+            charge.in_use_at(index).min(charge.pools[index].stored_total().saturating_sub(reserved[index]))
+        };
+        let pools = (0..charge.pools.len()).filter(|index| !charge.is_repeat(*index));
+        let in_use = pools.fold(Amount::ZERO, |sum, index| sum.saturating_add(in_use_at(charge, index)));
         if is_untouched(charge) && !look.charges.iter().all(is_untouched) {
             // No cap of its own: what is inherited is refused to it for now.
             continue;
@@ -741,7 +780,7 @@ fn give_back_once(
         missing = missing.min(in_use);
         for index in (0..charge.pools.len()).rev() {
             let pool = &look.charges[place].pools[index];
-            let part = look.charges[place].in_use_at(index).min(missing);
+            let part = in_use_at(&look.charges[place], index).min(missing);
             if part == Amount::ZERO {
                 continue;
             }
@@ -762,8 +801,29 @@ fn give_back_once(
     Ok(Round::Finished(Decision::of(&look, true, Reason::Granted, request.n, -request.n.nanos())))
 }
 
-/// Keeps billionths of a unit that were consumed in the ledger, if the feature has one.
+/// Keeps billionths of a unit that were consumed in the ledger of the feature, and what they cost in that of the feature that
+/// it draws on; of those that have one.
 pub fn keep_entry(
+    relations: &Relations,
+    look: &Look,
+    consumed: i128,
+    entry: Option<Entry<'_>>,
+    at: Time,
+) -> Result<(), Error> {
+    keep_own_entry(relations, look, consumed, entry, at)?;
+    let (Some(entry), Some(account), Some((pool, cost))) = (entry, look.account, look.feature.draws_on) else {
+        return Ok(());
+    };
+    let pool = MEMO.with(|memo| memo.read(|reader| Feature::by_id(reader, pool)))?;
+    if !pool.keeps_ledger {
+        return Ok(());
+    }
+    let amount = Amount::calculated(consumed.abs()).scaled_up(cost).nanos() * consumed.signum();
+    write::keep_event(relations, write::Event { account, feature: pool.resolved.id.0, amount: signed(amount), entry, at })
+}
+
+/// Keeps what was consumed in the feature's own ledger, if it has one.
+pub fn keep_own_entry(
     relations: &Relations,
     look: &Look,
     consumed: i128,

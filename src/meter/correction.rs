@@ -4,10 +4,9 @@
 //! the numbers are final, and what each gets follows from the limits that one look shows: who consumes later starts from what
 //! was stated.
 
-use super::consume::{Entry, Request, Round, Rounds, Subject, Turn, keep_entry};
+use super::consume::{Entry, Parts, Request, Round, Rounds, Subject, Turn, keep_own_entry};
 use super::decision::Decision;
 use super::look::{Charge, Look};
-use super::reservation;
 use crate::accounts::account::Account;
 use crate::accounts::arguments::{required, required_text};
 use crate::audit::{self, Change};
@@ -49,6 +48,7 @@ fn correct(
     })?;
     let request = Request { account: key, feature, n: used, whole: true, entry: None };
     let mut before = None;
+    let mut was = Parts::new();
     let decision = Rounds::without_lapsed().run(Subject::Request(request), |turn| {
         let look = turn.look(request)?;
         look.feature.refuse_uncounted()?;
@@ -57,12 +57,12 @@ fn correct(
             let decision = Decision::of(&look, true, Reason::Granted, used, consumed);
             if consumed != 0 {
                 let entry = Entry { action: "set_usage", idempotency_key: None, metadata: None };
-                keep_entry(&turn.relations, &look, consumed, Some(entry), turn.now)?;
+                keep_own_entry(&turn.relations, &look, consumed, Some(entry), turn.now)?;
             }
             return Ok(Round::Finished((decision, before)));
         }
         let charge = own_charge(&look, account.id, turn.now)?;
-        let Some(sum) = state(turn, charge, used)? else { return turn.again() };
+        let Some(sum) = state(turn, charge, used, &mut was)? else { return turn.again() };
         before = Some(sum);
         Ok(Round::Again)
     });
@@ -81,14 +81,14 @@ fn correct(
     Ok(decision)
 }
 
-/// Distributes the usage over the charge's pools and returns what it was; None where the state has to be looked at again.
-fn state(turn: &mut Turn<'_>, charge: &Charge, used: Amount) -> Result<Option<Amount>, Error> {
+/// Distributes the usage over the charge's pools and returns what it was; None where the state has to be looked at again. What
+/// is restated stays so over the rounds, and `was` has what each counter had before the first.
+fn state(turn: &mut Turn<'_>, charge: &Charge, used: Amount, was: &mut Parts) -> Result<Option<Amount>, Error> {
     if let Some(plan) = charge.pools.iter().find(|pool| pool.is_plan())
         && turn.open_window(plan, charge)?
     {
         return Ok(None);
     }
-    let mut sum = Amount::ZERO;
     for (index, stated) in distribution(charge, used) {
         let pool = &charge.pools[index];
         if pool.counter.is_none() && stated == Amount::ZERO {
@@ -97,26 +97,29 @@ fn state(turn: &mut Turn<'_>, charge: &Charge, used: Amount) -> Result<Option<Am
         if turn.open_window(pool, charge)? {
             return Ok(None);
         }
+        let counter = pool.counter.as_ref().map_or(0, |counter| counter.id);
         if pool.lapsed > Amount::ZERO {
-            let counter = pool.counter.as_ref().map_or(0, |counter| counter.id);
-            reservation::sweep(counter, turn.now)?;
+            turn.sweep(counter)?;
             return Ok(None);
         }
-        let Some(was) = turn.restate(pool, |_| stated)? else { return Ok(None) };
-        sum = sum.saturating_add(was);
+        let Some(before) = turn.restate(pool, |_| stated)? else { return Ok(None) };
+        if !was.iter().any(|(known, _)| *known == counter) {
+            was.push((counter, before));
+        }
     }
-    Ok(Some(sum))
+    Ok(Some(was.iter().fold(Amount::ZERO, |sum, (_, before)| sum.saturating_add(*before))))
 }
 
 /// States what is in use at an account that the feature is counted at, whatever it is granted now. What it was before.
 pub fn restate(account: (i64, &str), feature: &str, used: Amount) -> Result<Amount, Error> {
     let (id, key) = account;
+    let mut was = Parts::new();
     Rounds::without_lapsed().run(Subject::Past(key, feature, statement_time()), |turn| {
         let look = turn.look_in_use(Request { account: Some(key), feature, n: used, whole: true, entry: None })?;
         let Some(charge) = look.charges.iter().find(|charge| charge.key() == (id, look.feature.resolved.id.0)) else {
             return Err(Error::Internal("what is in use is counted nowhere".to_owned()));
         };
-        match state(turn, charge, used)? {
+        match state(turn, charge, used, &mut was)? {
             Some(before) => Ok(Round::Finished(before)),
             None => turn.again(),
         }

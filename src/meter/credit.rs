@@ -8,18 +8,18 @@
 //! units move from the plan's counter to the credit's, both held until the transaction ends.
 
 use super::consume::{Request, Round, Rounds, Subject};
-use super::counter::Counter;
+use super::counter::{self, Counter};
 use super::functions::units;
-use super::look::{Charge, Pool};
+use super::look::{Charge, Pool, lapsed};
 use super::rollover;
 use super::write::sql_amount;
-use super::{counter, reservation};
 use crate::accounts::account::{Account, raw};
 use crate::accounts::arguments::{
-    required, required_moment, required_source, required_text, source_name, timestamp, transaction_time,
+    self, required, required_moment, required_source, required_text, source_name, timestamp, transaction_time,
 };
 use crate::accounts::feature::Feature;
 use crate::audit::{self, Change};
+use crate::check::memo::MEMO;
 use crate::error::Error;
 use crate::pg::error::or_raise;
 use crate::pg::session::{Actor, connect_to_change};
@@ -27,7 +27,6 @@ use crate::pg::snapshot::statement_time;
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::catalog::Overage;
 use entitlements_model::kind::Kind;
-use entitlements_model::period::Period;
 use entitlements_model::time::{FOREVER, Time};
 use pgrx::AnyNumeric;
 use pgrx::datum::Interval;
@@ -58,7 +57,7 @@ fn grant_credit(
                 expires_at: expires_at.map_or(FOREVER, Time::from),
                 priority: required("priority", priority)?,
                 starts_at: starts_at.map(|starts_at| required_moment("starts_at", Some(starts_at))).transpose()?,
-                period: period.map(checked_period).transpose()?,
+                period: period.map(|length| arguments::period("period", length)).transpose()?,
                 source: required_source(source)?,
                 source_ref: source_name("source_ref", source_ref)?,
             };
@@ -116,13 +115,6 @@ struct Grant<'a> {
 struct Made {
     id: i64,
     is_new: bool,
-}
-
-fn checked_period(period: Interval) -> Result<Interval, Error> {
-    match Period::new(period.months().into(), period.days().into(), period.micros()) {
-        Ok(_) => Ok(period),
-        Err(fault) => Err(Error::argument("period", fault.to_string())),
-    }
 }
 
 impl Grant<'_> {
@@ -232,8 +224,8 @@ fn settle_debt(account: &str, feature: &str, credit: i64) -> Result<(), Error> {
             }
             if plan.lapsed > Amount::ZERO {
                 let counter = plan.counter.as_ref().map_or(0, |counter| counter.id);
-                reservation::sweep(counter, turn.now)?;
-                return Ok(Round::Again);
+                turn.sweep(counter)?;
+                return turn.again();
             }
             let settled = |used: Amount| used.saturating_sub(used.saturating_sub(allowance).min(amount));
             let Some(before) = turn.restate(plan, settled)? else { return turn.again() };
@@ -277,6 +269,11 @@ pub fn void(id: Option<i64>, reason: Option<&str>) -> Result<Amount, Error> {
             let Some(counter) = Counter::by_id(&turn.relations, turn.snapshot, *counter) else {
                 return Ok(Round::Finished(Amount::ZERO));
             };
+            // What expired reservations hold was used by nobody.
+            if MEMO.with(|memo| memo.read(|reader| Ok(lapsed(reader, counter.id, now))))? > Amount::ZERO {
+                turn.sweep(counter.id)?;
+                return turn.again();
+            }
             let covers_now = counter.window.contains(now);
             match turn.restate(&Pool::of_counter(counter), |used| used)? {
                 Some(used) => Ok(Round::Finished(if covers_now { used } else { Amount::ZERO })),

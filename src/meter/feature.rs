@@ -9,6 +9,7 @@ use entitlements_model::catalog::{Anchor, Overage, Store};
 use entitlements_model::key::FeatureKey;
 use entitlements_model::kind::Kind;
 use entitlements_model::meter::rollover::Rollover;
+use entitlements_model::meter::share::Ceiling;
 use entitlements_model::period::Period;
 use entitlements_model::plan::FeatureId;
 use entitlements_model::resolve;
@@ -22,7 +23,7 @@ pub struct Feature {
     pub period: Option<Period>,
     pub anchor: Option<Anchor>,
     pub overage: Overage,
-    pub ceiling: Option<Amount>,
+    pub ceiling: Option<Ceiling>,
     /// Factors of the allowance, ascending.
     pub thresholds: Vec<Amount>,
     /// What of a window's allowance can still be used in later ones.
@@ -74,7 +75,8 @@ impl Feature {
             }),
             anchor: word(feature::ANCHOR).and_then(|anchor| anchor.parse().ok()),
             overage: word(feature::OVERAGE).and_then(|overage| overage.parse().ok()).unwrap_or(Overage::Reject),
-            ceiling: row.amount(feature::CEILING),
+            ceiling: (row.amount(feature::CEILING).map(Ceiling::Factor))
+                .or(row.amount(feature::OVERDRAFT).map(Ceiling::Beyond)),
             thresholds: row.amounts(feature::THRESHOLDS).unwrap_or_default(),
             rollover: row
                 .allowance(feature::ROLLOVER)
@@ -84,6 +86,12 @@ impl Feature {
             draws_on: draws_on.map(|on| (on, row.amount(feature::COST).unwrap_or(Amount::ONE))),
             keeps_ledger: present(row.bool(feature::LEDGER)),
         }
+    }
+
+    /// Whether its usage starts again at zero.
+    pub fn has_windows(&self) -> bool {
+        let is_regular = self.anchor.is_some() && self.period.is_some();
+        self.resolved.kind == Kind::Quota && (is_regular || self.anchor == Some(Anchor::Renewal))
     }
 
     /// NE004 where the feature is not counted in units that are taken and given back.

@@ -1,9 +1,10 @@
 //! What a snapshot shows about an account's use of a feature: what it is granted, and the pools that a call takes from.
 
+use super::consume::Part;
 use super::counter::{Counter, PLAN, PoolKey};
 use super::feature::Feature;
 use super::rollover;
-use super::window::window_of;
+use super::window::{end_of_term, window_of};
 use crate::bundle::is_of_bundle;
 use crate::check::answers::{AccountName, Credit};
 use crate::check::load::{Account, Reader, present};
@@ -13,7 +14,7 @@ use crate::pg::relations::{deployment, reservation_part};
 use crate::pg::scan::{Condition, Order, scan};
 use crate::pg::snapshot::statement_time;
 use entitlements_model::amount::{Allowance, Amount};
-use entitlements_model::catalog::Overage;
+use entitlements_model::catalog::{Anchor, Overage};
 use entitlements_model::kind::{Kind, Reason};
 use entitlements_model::meter::burn;
 use entitlements_model::meter::rollover::Rollover;
@@ -75,6 +76,8 @@ pub struct Pool {
     pub thresholds: Vec<Amount>,
     /// None before the first use in the present window.
     pub counter: Option<Counter>,
+    /// Of the plan's pool: the present window, as it is known now.
+    pub window: Window,
     /// Of a credit.
     pub recurs: Option<Recurrence>,
     /// A credit that was made of what a window left.
@@ -107,6 +110,7 @@ impl Pool {
             allowance: Allowance::Finite(amount),
             thresholds: Vec::new(),
             counter: None,
+            window: Window::LIFETIME,
             recurs: None,
             is_carried: true,
             rollover: None,
@@ -123,6 +127,7 @@ impl Pool {
             limit: Allowance::ZERO,
             allowance: Allowance::ZERO,
             thresholds: Vec::new(),
+            window: counter.window,
             counter: Some(counter),
             recurs: None,
             is_carried: false,
@@ -245,10 +250,10 @@ impl Charge {
         self.each_pool().filter_map(|pool| pool.counter.as_ref()).map(|counter| counter.id)
     }
 
-    /// When the plan's window ends.
+    /// When the plan's window ends, used or not.
     pub fn resets_at(&self) -> Option<Time> {
-        let counter = self.pools.iter().find(|pool| pool.is_plan())?.counter.as_ref()?;
-        Some(counter.window.end).filter(|end| *end != FOREVER)
+        let plan = self.pools.iter().find(|pool| pool.is_plan())?;
+        Some(plan.window.end).filter(|end| *end != FOREVER)
     }
 }
 
@@ -311,10 +316,10 @@ impl Look {
     }
 
     /// As if the call had taken nothing: neither since the look nor, as `parts` of counters tell, before.
-    pub fn forget_taken(&mut self, parts: &[(i64, Amount)]) {
+    pub fn forget_taken(&mut self, parts: &[Part]) {
         for pool in self.charges.iter_mut().flat_map(|charge| &mut charge.pools) {
-            let part = parts.iter().find(|(counter, _)| pool.counter.as_ref().is_some_and(|known| known.id == *counter));
-            pool.given = part.map_or(Amount::ZERO, |(_, amount)| *amount);
+            let part = parts.iter().find(|part| pool.counter.as_ref().is_some_and(|known| known.id == part.counter));
+            pool.given = part.map_or(Amount::ZERO, |part| part.amount);
         }
     }
 
@@ -413,7 +418,7 @@ fn charges(
     for level in 0..holder_level {
         let (above, _) = allowance_of(reader, level + 1);
         if below != above {
-            let pool = plan_pool(reader, id_of(level), feature, below, now);
+            let pool = plan_pool(reader, id_of(level), feature, below, now)?;
             charges.push(Charge { account: id_of(level), feature: feature.clone(), cost, pools: vec![pool] });
         }
         below = above;
@@ -446,7 +451,7 @@ fn pools(
     let mut ranked = credits;
     let mut limit = None;
     if !allowance.is_zero() || purpose == Purpose::Record {
-        let mut plan = plan_pool(reader, account, feature, allowance, now);
+        let mut plan = plan_pool(reader, account, feature, allowance, now)?;
         plan.rollover = feature.rollover;
         if feature.rollover.is_some() {
             if plan.counter.is_none() {
@@ -455,12 +460,7 @@ fn pools(
             // What this window has left was carried into the next.
             limit = plan.counter.as_ref().filter(|counter| counter.is_superseded).map(Counter::total);
         }
-        let window = match &plan.counter {
-            Some(counter) => counter.window,
-            // Where there are no credits nothing is to be ranked.
-            None if ranked.is_empty() => Window::LIFETIME,
-            None => window_of(&reader.relations, &plan, feature, now)?,
-        };
+        let window = plan.window;
         let rank = burn::Pool { credit: None, priority: PLAN_PRIORITY, expires_at: window.end, started_at: window.start };
         ranked.push((rank, plan));
     }
@@ -471,7 +471,7 @@ fn pools(
             [] => {}
             [plan] if plan.is_plan() => plan.limit = ceiling(feature, allowance),
             _ => {
-                let mut beyond = plan_pool(reader, account, feature, allowance, now);
+                let mut beyond = plan_pool(reader, account, feature, allowance, now)?;
                 beyond.limit = ceiling(feature, allowance);
                 pools.push(beyond);
             }
@@ -489,7 +489,13 @@ fn ceiling(feature: &Feature, allowance: Allowance) -> Allowance {
     entitlements_model::meter::share::ceiling(allowance, feature.overage, feature.ceiling)
 }
 
-fn plan_pool(reader: &mut Reader<'_>, account: i64, feature: &Feature, allowance: Allowance, now: Time) -> Pool {
+fn plan_pool(
+    reader: &mut Reader<'_>,
+    account: i64,
+    feature: &Feature,
+    allowance: Allowance,
+    now: Time,
+) -> Result<Pool, Error> {
     let key = PoolKey { account, feature: feature.resolved.id.0, credit: PLAN };
     let counter = match feature.rollover {
         Some(_) => Counter::covering(&reader.relations, reader.snapshot, key, now),
@@ -500,7 +506,23 @@ fn plan_pool(reader: &mut Reader<'_>, account: i64, feature: &Feature, allowance
     if !allowance.is_zero() {
         pool.thresholds = feature.thresholds.clone();
     }
-    pool
+    let relations = &reader.relations;
+    pool.window = match &pool.counter {
+        Some(counter) => counter.window,
+        None => Window::LIFETIME,
+    };
+    if feature.anchor == Some(Anchor::Renewal) && pool.window.end == FOREVER {
+        // A term without an end may have got one, and one that was over may go on.
+        let last = pool.counter.take().or_else(|| Counter::last_begun(relations, reader.snapshot, key, now));
+        if let Some(last) = last {
+            pool.window = Window { end: end_of_term(relations, &last, now)?, ..last.window };
+            pool.counter = Some(last).filter(|_| pool.window.contains(now));
+        }
+    }
+    if pool.counter.is_none() && feature.has_windows() {
+        pool.window = window_of(relations, &pool, feature, now)?;
+    }
+    Ok(pool)
 }
 
 fn pool(key: PoolKey, allowance: Allowance, counter: Option<Counter>, recurs: Option<Recurrence>) -> Pool {
@@ -510,6 +532,7 @@ fn pool(key: PoolKey, allowance: Allowance, counter: Option<Counter>, recurs: Op
         allowance,
         thresholds: Vec::new(),
         counter,
+        window: Window::LIFETIME,
         recurs,
         is_carried: false,
         rollover: None,
@@ -556,10 +579,20 @@ fn is_over(reader: &Reader<'_>, source: &[u8], expires_at: Time) -> bool {
 
 /// Units that reservations which have expired still hold of a counter.
 pub fn lapsed(reader: &Reader<'_>, counter: i64, now: Time) -> Amount {
-    let conditions =
-        [Condition::Int8Is(reservation_part::COUNTER_ID, counter), Condition::UpTo(reservation_part::EXPIRES_AT, now)];
+    held(
+        reader,
+        &[Condition::Int8Is(reservation_part::COUNTER_ID, counter), Condition::UpTo(reservation_part::EXPIRES_AT, now)],
+    )
+}
+
+/// Units that reservations hold of a counter, expired or not.
+pub fn reserved(reader: &Reader<'_>, counter: i64) -> Amount {
+    held(reader, &[Condition::Int8Is(reservation_part::COUNTER_ID, counter)])
+}
+
+fn held(reader: &Reader<'_>, conditions: &[Condition<'_>]) -> Amount {
     let mut sum = Amount::ZERO;
-    scan(&reader.relations.reservation_parts, &conditions, Order::Any, reader.snapshot, |row| {
+    scan(&reader.relations.reservation_parts, conditions, Order::Any, reader.snapshot, |row| {
         sum = sum.saturating_add(present(row.amount(reservation_part::AMOUNT)));
         ControlFlow::Continue(())
     });

@@ -141,7 +141,8 @@ fn record(usage: Option<JsonbText>) -> Result<Vec<UsageRow>, Error> {
 
 /// Adds up what is to be counted, by pool and window, and counts it.
 fn count(groups: &Groups<'_>, now: Time) -> Result<(), Error> {
-    let mut lines: BTreeMap<(i64, i32, Time), Line<'_>> = BTreeMap::new();
+    // Who has credits of its own has a line of its own: nobody else takes from them.
+    let mut lines: BTreeMap<(i64, i32, Time, Option<&str>), Line<'_>> = BTreeMap::new();
     for ((account, feature), group) in groups {
         // Of a clock that is ahead: it is not later than now.
         let counted = group.iter().filter(|event| !event.is_duplicate);
@@ -165,7 +166,9 @@ fn count(groups: &Groups<'_>, now: Time) -> Result<(), Error> {
             for (charge, window) in look.charges.iter().zip(&windows) {
                 let key = charge.key();
                 let wanted = sum.scaled_up(charge.cost);
-                let line = lines.entry((key.0, key.1, window.start)).or_insert(Line {
+                let has_own = charge.pools.iter().any(|pool| pool.key.account != charge.account);
+                let asker = has_own.then_some(*account);
+                let line = lines.entry((key.0, key.1, window.start, asker)).or_insert(Line {
                     account,
                     feature,
                     charge: key,
@@ -340,19 +343,27 @@ impl<'a> Batch<'a> {
 
     /// Writes what the features' ledgers keep.
     fn keep_events(&self, client: &mut SpiClient<'_>, accounts: &[i64], features: &[Feature]) -> Result<(), Error> {
-        let kept: Vec<&Event<'_>> =
-            self.events.iter().filter(|event| !event.is_duplicate && features[event.feature].keeps_ledger).collect();
+        let ledgers = ledgers(features)?;
+        // Each event with the feature in whose ledger it is kept, and how much of that it is.
+        let kept: Vec<(&Event<'_>, i32, Amount)> = self
+            .events
+            .iter()
+            .filter(|event| !event.is_duplicate)
+            .flat_map(|event| {
+                ledgers[event.feature].iter().map(move |(feature, cost)| (event, *feature, event.n.scaled_up(*cost)))
+            })
+            .collect();
         if kept.is_empty() {
             return Ok(());
         }
         let time =
             |at| TimestampWithTimeZone::try_from(at).expect("four digits of a year are within the range of timestamptz");
-        let ats: Vec<TimestampWithTimeZone> = kept.iter().map(|event| time(event.at)).collect();
-        let account_ids: Vec<i64> = kept.iter().map(|event| accounts[event.account]).collect();
-        let feature_ids: Vec<i32> = kept.iter().map(|event| features[event.feature].resolved.id.0).collect();
-        let amounts: Vec<String> = kept.iter().map(|event| event.n.to_string()).collect();
-        let keys: Vec<Option<&str>> = kept.iter().map(|event| event.key.as_ref().map(|(key, _)| &**key)).collect();
-        let metadata: Vec<Option<&str>> = kept.iter().map(|event| event.metadata).collect();
+        let ats: Vec<TimestampWithTimeZone> = kept.iter().map(|(event, ..)| time(event.at)).collect();
+        let account_ids: Vec<i64> = kept.iter().map(|(event, ..)| accounts[event.account]).collect();
+        let feature_ids: Vec<i32> = kept.iter().map(|(_, feature, _)| *feature).collect();
+        let amounts: Vec<String> = kept.iter().map(|(.., amount)| amount.to_string()).collect();
+        let keys: Vec<Option<&str>> = kept.iter().map(|(event, ..)| event.key.as_ref().map(|(key, _)| &**key)).collect();
+        let metadata: Vec<Option<&str>> = kept.iter().map(|(event, ..)| event.metadata).collect();
         client.update(
             "INSERT INTO entitlements.usage_events
                     (at, account_id, feature_id, amount, action, role_name, transaction_id, idempotency_key, metadata)
@@ -375,6 +386,24 @@ impl<'a> Batch<'a> {
         )?;
         Ok(())
     }
+}
+
+/// In which features' ledgers a use of each feature is kept, and how many of their units one of its units is: its own, and that
+/// of the feature that it draws on.
+fn ledgers(features: &[Feature]) -> Result<Vec<Vec<(i32, Amount)>>, Error> {
+    MEMO.with(|memo| {
+        memo.read(|reader| {
+            let of = |feature: &Feature| {
+                let own = feature.keeps_ledger.then_some((feature.resolved.id.0, Amount::ONE));
+                let drawn = match feature.draws_on {
+                    Some((pool, cost)) => Feature::by_id(reader, pool)?.keeps_ledger.then_some((pool.0, cost)),
+                    None => None,
+                };
+                Ok(own.into_iter().chain(drawn).collect())
+            };
+            features.iter().map(of).collect()
+        })
+    })
 }
 
 /// NE009 where one of the keys, which were there before, stands for another event.

@@ -8,7 +8,7 @@
 //! does; until then whoever reads leaves expired units out. Ending is one change of one row under its lock, so of a commit, a
 //! cancel and a sweep exactly one finds the reservation still held.
 
-use super::consume::{Entry, Parts, Request, give_back_to, keep_entry, look_anew, take};
+use super::consume::{Entry, Part, Parts, Request, give_back_to, keep_entry, look_anew, take, take_in_charges};
 use super::counter::amount;
 use super::decision::Decision;
 use super::functions::{feature_key, or_denial, units};
@@ -54,10 +54,12 @@ fn make(
     let (feature, n) = (feature_key(feature)?, units("n", n)?);
     let expires_at = end_of(ttl)?;
     let id = new_id()?;
-    let (decision, parts) = take(Request { account, feature, n, whole: true, entry: None }, true)?;
+    let (decision, parts) = take_in_charges(Request { account, feature, n, whole: true, entry: None }, true)?;
     or_denial(decision)?;
-    let (counters, amounts): (Vec<i64>, Vec<AnyNumeric>) =
-        parts.into_iter().map(|(counter, part)| (counter, sql_amount(part))).unzip();
+    let counters: Vec<i64> = parts.iter().map(|part| part.counter).collect();
+    let amounts: Vec<AnyNumeric> = parts.iter().map(|part| sql_amount(part.amount)).collect();
+    let first_of = |part: &Part| parts.iter().position(|other| other.charge == part.charge);
+    let charges: Vec<i64> = parts.iter().filter_map(first_of).map(|place| place as i64 + 1).collect();
     changing(|client| {
         client.update(
             "INSERT INTO entitlements.reservations (id, account_id, feature_id, amount, created_at, expires_at, metadata)
@@ -76,11 +78,12 @@ fn make(
             ],
         )?;
         client.update(
-            "INSERT INTO entitlements.reservation_parts (reservation_id, counter_id, expires_at, amount, place)
-             SELECT $1, part.counter_id, $2, part.amount, part.place::pg_catalog.int2
-               FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4)) WITH ORDINALITY AS part (counter_id, amount, place)",
+            "INSERT INTO entitlements.reservation_parts (reservation_id, counter_id, expires_at, amount, place, charge)
+             SELECT $1, part.counter_id, $2, part.amount, part.place::pg_catalog.int2, part.charge::pg_catalog.int2
+               FROM ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5))
+                    WITH ORDINALITY AS part (counter_id, amount, charge, place)",
             None,
-            &[id.into(), timestamp(expires_at).into(), counters.into(), amounts.into()],
+            &[id.into(), timestamp(expires_at).into(), counters.into(), amounts.into(), charges.into()],
         )?;
         Ok(())
     })?;
@@ -192,20 +195,20 @@ struct Held {
     amount: Amount,
     metadata: Option<String>,
     /// In the order in which they were taken.
-    parts: Vec<Part>,
+    parts: Vec<HeldPart>,
 }
 
-struct Part {
+struct HeldPart {
     counter: i64,
-    /// The account and feature whose pools gave it: each charge of a call is a whole of its own.
-    charge: (i64, i32),
+    /// Which of the charges it is a part of: each gave the whole.
+    charge: i16,
     amount: Amount,
 }
 
 impl Held {
     /// What is to be given back where only `kept` units are consumed: of each charge its share, what was taken last first.
     fn beyond(&self, kept: Amount) -> Parts {
-        let mut charges: Vec<((i64, i32), Amount)> = Vec::new();
+        let mut charges: Vec<(i16, Amount)> = Vec::new();
         for part in &self.parts {
             match charges.iter_mut().find(|(charge, _)| *charge == part.charge) {
                 Some((_, sum)) => *sum = sum.saturating_add(part.amount),
@@ -266,10 +269,9 @@ fn end(id: Uuid, state: &str, actual: Option<Amount>) -> Result<Result<Held, End
             AND account.id = reservation.account_id AND feature.id = reservation.feature_id
       RETURNING account.key, feature.key, reservation.amount, reservation.metadata::pg_catalog.text";
     const TAKE_APART: &str = "WITH parts AS (
-            DELETE FROM entitlements.reservation_parts WHERE reservation_id = $1 RETURNING counter_id, amount, place
+            DELETE FROM entitlements.reservation_parts WHERE reservation_id = $1 RETURNING counter_id, amount, place, charge
         )
-        SELECT parts.counter_id, counter.account_id, counter.feature_id, parts.amount
-          FROM parts JOIN entitlements.counters AS counter ON counter.id = parts.counter_id ORDER BY parts.place";
+        SELECT parts.counter_id, parts.charge, parts.amount FROM parts ORDER BY parts.place";
     let now = timestamp(statement_time());
     changing(|client| {
         let ended = client.update(END, None, &[id.into(), state.into(), actual.map(sql_amount).into(), now.into()])?;
@@ -285,10 +287,8 @@ fn end(id: Uuid, state: &str, actual: Option<Amount>) -> Result<Result<Held, End
             parts: Vec::new(),
         };
         for row in client.update(TAKE_APART, None, &[id.into()])? {
-            if let (Some(counter), Some(account), Some(feature), Some(part)) =
-                (row.get(1)?, row.get(2)?, row.get(3)?, row.get::<AnyNumeric>(4)?)
-            {
-                held.parts.push(Part { counter, charge: (account, feature), amount: amount(&part.to_string()) });
+            if let (Some(counter), Some(charge), Some(part)) = (row.get(1)?, row.get(2)?, row.get::<AnyNumeric>(3)?) {
+                held.parts.push(HeldPart { counter, charge, amount: amount(&part.to_string()) });
             }
         }
         Ok(Ok(held))

@@ -20,11 +20,12 @@ use crate::error::Error;
 use crate::pg::subtransaction::attempt;
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::meter::burn;
-use entitlements_model::meter::rollover::{Carried, Past, Rollover, carried};
+use entitlements_model::meter::rollover::{Carried, Past, Rollover, carried, kept};
 use entitlements_model::meter::window::Window;
 use entitlements_model::resolve::{self, Resolved};
 use entitlements_model::time::{BEGINNING, FOREVER, Time};
 use std::cmp::Reverse;
+use std::iter;
 
 /// The source of the credits that are made here.
 pub const SOURCE: &str = "rollover";
@@ -42,10 +43,13 @@ pub fn open(turn: &mut Turn<'_>, pool: &Pool, feature: &Feature, window: Window)
     };
     let mut over = None;
     if let Some(counter) = last {
-        let lapsed = MEMO.with(|memo| memo.read(|reader| Ok(lapsed(reader, counter.id, turn.now))))?;
+        // By their rows: one of them may just be committed.
+        if MEMO.with(|memo| memo.read(|reader| Ok(lapsed(reader, counter.id, turn.now))))? > Amount::ZERO {
+            return turn.sweep(counter.id);
+        }
         let before = counter.window;
         let Some(used) = turn.restate(&Pool::of_counter(counter), |used| used)? else { return Ok(()) };
-        over = Some((before, used.saturating_sub(lapsed)));
+        over = Some((before, used));
     }
     let windows = uncarried(pool, rollover, window, over, |at| window_of(&turn.relations, pool, feature, at))?;
     let past = MEMO.with(|memo| memo.read(|reader| past(reader, pool, feature, &windows, over)))?;
@@ -206,19 +210,14 @@ fn excess<'a>(
     let is_older = |credit: &&Pool| credit.is_carried && credit.key.account == plan.key.account;
     let mut older: Vec<&Pool> = credits.into_iter().filter(is_older).collect();
     older.sort_by_key(|credit| Reverse(credit.recurs.map(|recurs| (recurs.expires_at, credit.key.credit))));
-    let mut room = rollover.max.minus(new);
-    let mut excess = Vec::new();
-    for credit in older {
-        let left = credit.left();
-        let kept = left.min(room);
-        if let (Allowance::Finite(amount), true) = (kept, kept < left) {
-            excess.push((credit, amount));
-        }
-        if let Allowance::Finite(amount) = kept {
-            room = room.minus(amount);
-        }
-    }
-    excess
+    let left = older.into_iter().filter_map(|credit| match credit.left() {
+        Allowance::Finite(left) => Some((credit, left)),
+        Allowance::Unlimited => None,
+    });
+    let left: Vec<(&Pool, Amount)> = left.collect();
+    let stays = kept(iter::once(new).chain(left.iter().map(|(_, left)| *left)), rollover.max);
+    let stays = left.into_iter().zip(stays.into_iter().skip(1));
+    stays.filter(|((_, left), kept)| kept < left).map(|((credit, _), kept)| (credit, kept)).collect()
 }
 
 fn capped(amount: Amount, most: Allowance) -> Amount {

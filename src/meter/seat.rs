@@ -14,7 +14,7 @@ use super::decision::{Decision, signed};
 use super::functions::feature_key;
 use super::look::{Charge, Lapsed, Look};
 use super::write::{self, Event, sql_amount};
-use crate::accounts::arguments::{required_text, timestamp};
+use crate::accounts::arguments::{period, required_text, timestamp};
 use crate::bundle::SOURCE_PREFIX;
 use crate::bundle::deployment::Deployment;
 use crate::check::functions::sql_time;
@@ -30,7 +30,6 @@ use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::catalog::Overage;
 use entitlements_model::kind::{Kind, Reason};
 use entitlements_model::meter::lease::{self, Assignment};
-use entitlements_model::period::Period;
 use entitlements_model::time::{FOREVER, Time};
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
@@ -138,10 +137,7 @@ impl<'a> Asked<'a> {
         if holder.len() > HOLDER_BYTES {
             return Err(Error::argument("holder", format!("it is longer than {HOLDER_BYTES} bytes")));
         }
-        if let Some(lease) = lease {
-            Period::new(lease.months().into(), lease.days().into(), lease.micros())
-                .map_err(|fault| Error::argument("lease", fault.to_string()))?;
-        }
+        let lease = lease.map(|length| period("lease", length)).transpose()?;
         Ok(Self { account, feature: feature_key(feature)?, holder, lease, at_least: None, now: statement_time() })
     }
 

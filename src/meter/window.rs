@@ -1,7 +1,7 @@
 //! Which window a pool is in: computed when it is used first in one, and then kept, so that a running window ends when it was
 //! to end, whatever changes meanwhile.
 
-use super::counter::PoolKey;
+use super::counter::{Counter, PoolKey};
 use super::feature::Feature;
 use super::look::{Pool, Recurrence};
 use crate::accounts::arguments::timestamp;
@@ -127,8 +127,27 @@ fn term(client: &SpiClient<'_>, key: PoolKey, at: Time) -> Result<Window, Error>
     }
     let (start, end) = found.first().get_two::<TimestampWithTimeZone, TimestampWithTimeZone>()?;
     let (start, end) = (start.map_or(BEGINNING, Time::from), end.map_or(FOREVER, Time::from));
-    // In grace the term is over and its window goes on.
+    // In grace the term is over and its window goes on, until a next one begins.
     Ok(if at < end { Window { start, end } } else { Window { start, end: FOREVER } })
+}
+
+/// When the window of a counter that follows terms ends, by what is known now: a term without an end may have got one, one that
+/// was over may have been made longer or be in grace, and another may have begun since.
+pub fn end_of_term(relations: &Relations, counter: &Counter, at: Time) -> Result<Time, Error> {
+    let (key, window) = (counter.key, counter.window);
+    as_owner(&relations.counters, || {
+        Spi::connect(|client| {
+            let present = term(client, key, at)?;
+            let is_another = present.start > window.start || present == Window::LIFETIME;
+            match (is_another, window.end) {
+                (true, FOREVER) if present != Window::LIFETIME => {
+                    Ok(term(client, key, window.start)?.end.min(present.start))
+                }
+                (true, end) => Ok(end),
+                (false, _) => clipped(client, key, present, at).map(|present| present.end),
+            }
+        })
+    })
 }
 
 /// Windows do not overlap: one that began under another rule ends as it was to end.

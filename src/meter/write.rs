@@ -1,7 +1,7 @@
 //! The rarer writes of metering, as queries: new counters and slots, thresholds, the ledger.
 
 use super::consume::Entry;
-use super::counter::{PLAN, PoolKey};
+use super::counter::{Counter, PLAN, PoolKey};
 use crate::accounts::arguments::timestamp;
 use crate::error::Error;
 use crate::pg::owner::as_owner;
@@ -111,18 +111,18 @@ pub fn cut_credit(relations: &Relations, credit: i64, amount: Amount) -> Result<
     )
 }
 
-/// Ends the counter's window, which had no end, and with it what was carried into it.
-pub fn end_window(relations: &Relations, counter: i64, end: Time) -> Result<(), Error> {
+/// Gives the counter's window another end; where it had none, what was carried into it ends with it.
+pub fn move_end(relations: &Relations, counter: &Counter, end: Time) -> Result<(), Error> {
     run(
         relations,
         "WITH ended AS (
-             UPDATE entitlements.counters SET window_end = $2 WHERE id = $1 AND window_end = 'infinity'
+             UPDATE entitlements.counters SET window_end = $2 WHERE id = $1 AND window_end = $3
              RETURNING account_id, feature_id
          )
          UPDATE entitlements.credits AS credit SET expires_at = $2 FROM ended
-          WHERE credit.account_id = ended.account_id AND credit.feature_id = ended.feature_id
+          WHERE credit.account_id = ended.account_id AND credit.feature_id = ended.feature_id AND $3 = 'infinity'
             AND credit.source = 'rollover' AND credit.expires_at = 'infinity' AND credit.voided_at IS NULL",
-        &[counter.into(), timestamp(end).into()],
+        &[counter.id.into(), timestamp(end).into(), timestamp(counter.window.end).into()],
     )
 }
 

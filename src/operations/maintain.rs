@@ -1,10 +1,12 @@
 //! Housekeeping, for a scheduler to call: nothing depends on when it runs, and it may run any number of times at once.
 //!
-//! Notes what time it is, so that a clock set back is noticed. Deletes what is kept for a time only, ends what time alone has ended, folds counters that nobody spreads any more, and
-//! keeps the ledger's partitions: one for each month (UTC), made while it is still empty. A partition made here belongs to the
+//! Notes what time it is, so that a clock set back is noticed. Deletes what is kept for a time only, ends what time alone has
+//! ended, removes what came too late for an erasure, folds counters that nobody spreads any more, and keeps the ledger's
+//! partitions: one for each month (UTC), made while it is still empty. A partition made here belongs to the
 //! ledger but not to the extension, so that pg_dump takes it along with its rows. Events of a month without a partition are in
 //! the default one, and move when theirs is made.
 
+use crate::accounts::personal_data::erase_late;
 use crate::bundle::raise_highest;
 use crate::error::Error;
 use crate::meter::{fold, reservation};
@@ -37,6 +39,9 @@ fn all() -> Result<Vec<Done>, Error> {
     let retention = settings::idempotency_retention();
     note("delete", "reservations", connect_to_change(|client| delete_reservations(client, retention))?);
     note("delete", "idempotency_keys", connect_to_change(|client| delete_keys(client, retention))?);
+    for (table, count) in connect_to_change(erase_late)? {
+        note("erase", table, count);
+    }
     let mut folded = 0;
     for counter in connect_to_change(spread_in_the_past)? {
         folded += i64::from(fold(counter)?);

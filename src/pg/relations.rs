@@ -125,6 +125,7 @@ columns!(feature {
     ANCHOR = c"anchor",
     OVERAGE = c"overage",
     CEILING = c"ceiling",
+    OVERDRAFT = c"overdraft",
     THRESHOLDS = c"thresholds",
     ROLLOVER = c"rollover",
     ROLLOVER_WINDOWS = c"rollover_windows",

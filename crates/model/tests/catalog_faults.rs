@@ -176,8 +176,8 @@ fn members_of_features() {
 #[test]
 fn members_of_other_kinds() {
     for (kind, members) in [
-        ("flag", &["unit", "period", "anchor", "overage", "ceiling", "thresholds", "burst", "schema"][..]),
-        ("config", &["unit", "period", "anchor", "overage", "ceiling", "thresholds", "burst"]),
+        ("flag", &["unit", "period", "anchor", "overage", "ceiling", "overdraft", "thresholds", "burst", "schema"][..]),
+        ("config", &["unit", "period", "anchor", "overage", "ceiling", "overdraft", "thresholds", "burst"]),
         ("flag", &["rollover", "draws_on", "ledger", "lease", "linger", "store"]),
         ("config", &["rollover", "draws_on", "ledger", "lease", "linger", "store"]),
         ("quota", &["burst", "schema", "lease", "linger", "store"]),
@@ -191,8 +191,19 @@ fn members_of_other_kinds() {
             );
         }
     }
-    let foreign =
-        ["anchor", "overage", "ceiling", "thresholds", "schema", "rollover", "draws_on", "ledger", "lease", "linger"];
+    let foreign = [
+        "anchor",
+        "overage",
+        "ceiling",
+        "overdraft",
+        "thresholds",
+        "schema",
+        "rollover",
+        "draws_on",
+        "ledger",
+        "lease",
+        "linger",
+    ];
     for member in foreign {
         check_feature(
             &format!(r#"{{"kind": "rate", "period": "1 day", "{member}": 1}}"#),
@@ -276,6 +287,26 @@ fn overage_and_ceilings() {
     apply(&mut state, r#"{"features": {"c": {"kind": "quota", "overage": "allow", "ceiling": 2}}}"#);
     let found = invalid(&state, &json(r#"{"features": {"c": {"overage": "cap"}}}"#));
     assert_eq!(found, [("$.features.c.overage".into(), "a ceiling needs overage allow".into())]);
+}
+
+#[test]
+fn overdrafts() {
+    check_feature(r#"{"kind": "quota", "overdraft": 5}"#, ".overdraft", "an overdraft needs overage allow");
+    for (overdraft, fault) in
+        [("0", "must be above 0"), ("-2", "-2 is negative"), (r#""2""#, "must be a number, not a string")]
+    {
+        let feature = format!(r#"{{"kind": "allocation", "overage": "allow", "overdraft": {overdraft}}}"#);
+        check_feature(&feature, ".overdraft", fault);
+    }
+    let mut state = present();
+    apply(&mut state, r#"{"features": {"c": {"kind": "quota", "overage": "allow", "overdraft": 5}}}"#);
+    for (change, member) in [(r#"{"ceiling": 2}"#, "ceiling"), (r#"{"ceiling": 2, "overdraft": 3}"#, "overdraft")] {
+        let found = invalid(&state, &json(&format!(r#"{{"features": {{"c": {change}}}}}"#)));
+        let fault = "a feature has a ceiling or an overdraft, not both";
+        assert_eq!(found, [(format!("$.features.c.{member}"), fault.to_owned())]);
+    }
+    // One takes the other's place.
+    apply(&mut state, r#"{"features": {"c": {"overdraft": null, "ceiling": 2}}}"#);
 }
 
 #[test]

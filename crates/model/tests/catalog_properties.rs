@@ -432,6 +432,7 @@ fn anything() -> impl Strategy<Value = Json> {
         "anchor",
         "overage",
         "ceiling",
+        "overdraft",
         "thresholds",
         "burst",
         "rollover",

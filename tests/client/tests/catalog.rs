@@ -533,6 +533,16 @@ fn what_is_published_keeps_its_kind() {
         .unwrap();
     let error = refused_with(&mut client, "NE009", "SELECT entitlements.define_feature('beta', 'flag')", &[]);
     assert!(faults(&error)[0].starts_with("$.features.beta.kind "), "{error:?}");
+    // Or has paid for units of it, or has used it.
+    for (feature, have) in [
+        ("paid", "grant_credit('acme', 'paid', 5, 'paid')"),
+        ("used", "record_usage('[{\"account\": \"acme\", \"feature\": \"used\"}]')"),
+    ] {
+        client.query("SELECT entitlements.define_feature($1, 'quota')", &[&feature]).unwrap();
+        client.query(&format!("SELECT entitlements.{have}"), &[]).unwrap();
+        let error = refused_with(&mut client, "NE009", "SELECT entitlements.define_feature($1, 'flag')", &[&feature]);
+        assert!(faults(&error)[0].starts_with(&format!("$.features.{feature}.kind ")), "{error:?}");
+    }
 }
 
 #[test]
@@ -699,6 +709,36 @@ fn accounts_that_a_change_affects_are_counted() {
 }
 
 #[test]
+fn accounts_that_a_changed_rule_affects_are_counted() {
+    let (_database, mut client) = product();
+    hold(&mut client, "follower", "team", None);
+    hold(&mut client, "pinned", "free", Some(1));
+    client
+        .batch_execute(
+            "SELECT entitlements.define_account('below', parent => 'follower'), entitlements.define_account('lowest', parent => 'below');
+             SELECT entitlements.define_account('bare'), entitlements.define_account('credited'), entitlements.define_account('excepted');
+             SELECT entitlements.grant_credit('credited', 'minutes', 5, 'paid');
+             SELECT entitlements.set_override('excepted', 'minutes', 'set', '5', 'trial'), entitlements.set_override('bare', 'minutes', 'deny', NULL, 'trial')",
+        )
+        .unwrap();
+    let mut counts = |document: &str| -> Vec<(String, i64)> {
+        let rows =
+            client.query("SELECT key, accounts_affected FROM entitlements.apply_catalog($1::text, true)", &[&document]);
+        rows.unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+    };
+    // The two that have it by a plan, two below, one by a credit and one by an override.
+    for rule in
+        [r#""overage": "cap""#, r#""overage": "allow", "ceiling": 2"#, r#""period": "1 day""#, r#""rollover": {"max": 5}"#]
+    {
+        let document = format!(r#"{{"features": {{"minutes": {{{rule}}}}}}}"#);
+        assert_eq!(counts(&document), [("minutes".to_owned(), 6)], "{rule}");
+    }
+    assert_eq!(counts(r#"{"features": {"minutes": {"name": "Minutes", "thresholds": [1]}}}"#), [("minutes".to_owned(), 0)]);
+    // A new version reaches those below its followers too.
+    assert_eq!(counts(r#"{"plans": {"team": {"features": {"minutes": 5}}}}"#), [("team".to_owned(), 3)]);
+}
+
+#[test]
 fn a_feature_is_defined_member_by_member() {
     let (_database, mut client) = product();
     client
@@ -711,6 +751,16 @@ fn a_feature_is_defined_member_by_member() {
         export(&mut client)["features"]["storage"],
         json!({"kind": "allocation", "overage": "allow", "ceiling": 1.5})
     );
+    client
+        .query(r#"SELECT entitlements.define_feature('storage', definition => '{"ceiling": null, "overdraft": 2.50}')"#, &[])
+        .unwrap();
+    assert_eq!(
+        export(&mut client)["features"]["storage"],
+        json!({"kind": "allocation", "overage": "allow", "overdraft": 2.5})
+    );
+    client
+        .query(r#"SELECT entitlements.define_feature('storage', definition => '{"ceiling": 1.5, "overdraft": null}')"#, &[])
+        .unwrap();
     let entries: i64 = one(&mut client, "SELECT count(*) FROM entitlements.audit_log WHERE object_id = 'storage'", &[]);
     client.query(r#"SELECT entitlements.define_feature('storage', 'allocation', '{"ceiling": 1.50}')"#, &[]).unwrap();
     assert_eq!(

@@ -261,6 +261,20 @@ fn voiding_takes_what_nobody_has_used() {
 }
 
 #[test]
+fn a_void_returns_what_expired_reservations_hold() {
+    let (_database, mut client) = filled();
+    client
+        .batch_execute(
+            "SELECT entitlements.grant_credit('prepaid', 'calls', 10, 'paid');
+             SELECT entitlements.reserve('prepaid', 'calls', 3, '1 hour'), entitlements.reserve('prepaid', 'calls', 4, '20 milliseconds')",
+        )
+        .unwrap();
+    sleep(Duration::from_millis(50));
+    assert_eq!(text(&mut client, "entitlements.void_credit(1, 'refunded')"), "7");
+    assert_eq!(used(&mut client, "prepaid", "calls"), "1:3");
+}
+
+#[test]
 fn a_consumer_that_comes_after_the_void_gets_nothing() {
     for used_before in [false, true] {
         let (database, mut client) = filled();
@@ -550,6 +564,126 @@ fn no_more_is_carried_than_may_be() {
     assert!(decision(&mut client, "consume('acme', 'capped', 25)").ends_with(" 0"));
 }
 
+/// Units of a reservation whose commit is on its way at the turn are not carried as well.
+#[test]
+fn what_is_just_committed_is_not_carried() {
+    for (ending, carried) in [("COMMIT", "15"), ("ROLLBACK", "19")] {
+        let (database, mut client) = filled();
+        client
+            .batch_execute(
+                "SELECT entitlements.reserve('acme', 'kept', 4, '1 second');
+                 UPDATE entitlements.counters SET window_start = window_start - interval '1 month', window_end = window_start;
+                 UPDATE entitlements.subscriptions SET starts_at = starts_at - interval '1 year', term_starts_at = starts_at - interval '1 year'",
+            )
+            .unwrap();
+        client.batch_execute("BEGIN; SELECT entitlements.commit_reservation(id) FROM entitlements.reservations").unwrap();
+        sleep(Duration::from_millis(1_050));
+        let later = waiting(&database, "SELECT remaining::text FROM entitlements.consume('acme', 'kept')");
+        client.batch_execute(ending).unwrap();
+        assert_eq!(later.join().unwrap().unwrap(), carried, "{ending}");
+    }
+}
+
+/// An account with 100 units a term, and its subscription, which began an hour ago.
+fn on_terms(client: &mut Client, ends_at: &str) -> i64 {
+    client
+        .batch_execute(
+            r#"SELECT entitlements.apply_catalog('{"features": {"hours": {"kind": "quota", "anchor": "renewal"}},
+                                                   "plans": {"by_term": {"kind": "base", "features": {"hours": 100}}}}')"#,
+        )
+        .unwrap();
+    let ends_at = if ends_at.is_empty() { "NULL".to_owned() } else { format!("clock_timestamp() + interval '{ends_at}'") };
+    one(
+        client,
+        &format!(
+            "SELECT entitlements.subscribe('loyal', 'by_term', starts_at => now() - interval '1 hour', ends_at => {ends_at})"
+        ),
+        &[],
+    )
+}
+
+/// Windows of `hours` as what was used in them.
+fn terms(client: &mut Client) -> String {
+    list(
+        client,
+        "SELECT concat(used, CASE WHEN window_end = 'infinity' THEN ' open' END, ';') FROM entitlements.usage_history('loyal', 'hours')",
+    )
+}
+
+#[test]
+fn a_term_without_an_end_is_over_when_it_gets_one_and_another_follows() {
+    let (_database, mut client) = filled();
+    let id = on_terms(&mut client, "");
+    assert_eq!(decision(&mut client, "consume('loyal', 'hours', 80)"), "t granted 80 20");
+    client
+        .batch_execute(&format!(
+            "SELECT entitlements.change_subscription({id}, ends_at => clock_timestamp() + interval '300 milliseconds');
+             SELECT entitlements.renew_subscription({id}, '2100-01-01');"
+        ))
+        .unwrap();
+    sleep(Duration::from_millis(400));
+    // Nobody has used anything between.
+    assert_eq!(decision(&mut client, "consume('loyal', 'hours', 90)"), "t granted 90 10");
+    assert_eq!(terms(&mut client), "80; 90;");
+    let tiled = "SELECT count(DISTINCT edge) FROM entitlements.counters, unnest(ARRAY[window_start, window_end]) AS edge";
+    assert_eq!(text(&mut client, tiled), "3");
+}
+
+#[test]
+fn grace_goes_on_with_what_the_term_has_left() {
+    let (_database, mut client) = filled();
+    let id = on_terms(&mut client, "300 milliseconds");
+    assert_eq!(decision(&mut client, "consume('loyal', 'hours', 80)"), "t granted 80 20");
+    client
+        .batch_execute(&format!(
+            "SELECT entitlements.change_subscription({id}, status => 'past_due', grace_until => now() + interval '1 hour')"
+        ))
+        .unwrap();
+    sleep(Duration::from_millis(400));
+    assert_eq!(decision(&mut client, "check_access('loyal', 'hours', 30)"), "f limit_exceeded 80 20");
+    assert_eq!(decision(&mut client, "try_consume('loyal', 'hours', 30)"), "f limit_exceeded 80 20");
+    assert_eq!(decision(&mut client, "consume('loyal', 'hours', 15)"), "t granted 95 5");
+    assert_eq!(decision(&mut client, "release('loyal', 'hours', 1)"), "t granted 94 6");
+    assert_eq!(terms(&mut client), "94 open;");
+    let resets = "SELECT resets_at FROM entitlements.check_access('loyal', 'hours')";
+    assert_eq!(one::<Option<std::time::SystemTime>>(&mut client, resets, &[]), None);
+    // Paid for in grace, the next term begins where the one before ended.
+    client.batch_execute(&format!("SELECT entitlements.renew_subscription({id}, '2100-01-01')")).unwrap();
+    assert_eq!(decision(&mut client, "check_access('loyal', 'hours', 30)"), "t granted 0 100");
+    assert_eq!(decision(&mut client, "consume('loyal', 'hours', 30)"), "t granted 30 70");
+    assert_eq!(terms(&mut client), "94; 30;");
+}
+
+#[test]
+fn a_term_after_grace_has_lapsed_is_a_new_one() {
+    let (_database, mut client) = filled();
+    let id = on_terms(&mut client, "200 milliseconds");
+    client
+        .batch_execute(&format!(
+            "SELECT entitlements.change_subscription({id}, status => 'past_due', grace_until => now() + interval '400 milliseconds')"
+        ))
+        .unwrap();
+    sleep(Duration::from_millis(250));
+    assert_eq!(decision(&mut client, "consume('loyal', 'hours', 60)"), "t granted 60 40");
+    sleep(Duration::from_millis(250));
+    assert_eq!(decision(&mut client, "try_consume('loyal', 'hours')"), "f expired 0 0");
+    client.batch_execute(&format!("SELECT entitlements.renew_subscription({id}, '2100-01-01')")).unwrap();
+    assert_eq!(decision(&mut client, "consume('loyal', 'hours', 70)"), "t granted 70 30");
+    assert_eq!(terms(&mut client), "60; 70;");
+}
+
+#[test]
+fn a_term_that_is_made_longer_stays_one() {
+    let (_database, mut client) = filled();
+    let id = on_terms(&mut client, "300 milliseconds");
+    assert_eq!(decision(&mut client, "consume('loyal', 'hours', 80)"), "t granted 80 20");
+    client.batch_execute(&format!("SELECT entitlements.change_subscription({id}, ends_at => '2100-01-01')")).unwrap();
+    sleep(Duration::from_millis(400));
+    assert_eq!(decision(&mut client, "check_access('loyal', 'hours', 30)"), "f limit_exceeded 80 20");
+    assert_eq!(decision(&mut client, "consume('loyal', 'hours', 20)"), "t granted 100 0");
+    assert_eq!(terms(&mut client), "100;");
+}
+
 #[test]
 fn what_a_term_has_left_lives_as_long_as_the_next_one() {
     let (_database, mut client) = filled();
@@ -617,6 +751,24 @@ fn stated_usage_is_spread_as_if_it_had_been_used() {
     ] {
         refused_with(&mut client, code, &format!("SELECT entitlements.{call}"), &[]);
     }
+}
+
+/// The second credit has no counter yet, so the state is looked at again after the first was restated.
+#[test]
+fn a_correction_over_several_credits_tells_what_was_before() {
+    let (_database, mut client) = filled();
+    client
+        .batch_execute(
+            "SELECT entitlements.grant_credit('prepaid', 'logged', 10, 'paid');
+             SELECT entitlements.consume('prepaid', 'logged', 8);
+             SELECT entitlements.grant_credit('prepaid', 'logged', 10, 'paid again');",
+        )
+        .unwrap();
+    assert_eq!(text(&mut client, "SELECT consumed FROM entitlements.set_usage('prepaid', 'logged', 15, 'import')"), "7");
+    assert_eq!(used(&mut client, "prepaid", "logged"), "1:10 2:5");
+    assert_eq!(text(&mut client, "SELECT sum(amount) FROM entitlements.usage_events"), "15");
+    let recorded = "SELECT concat(content->'old'->>'used', ' ', content->'new'->>'used') FROM entitlements.audit_log WHERE action = 'set_usage'";
+    assert_eq!(text(&mut client, recorded), "8 15");
 }
 
 #[test]

@@ -82,6 +82,49 @@ fn each_use_is_kept() {
     assert_eq!(one::<String>(&mut client, &format!("SELECT ({differs})::text"), &[]), "0.0");
 }
 
+/// A ledger has what other features draw of its pool, however they do.
+#[test]
+fn what_other_features_draw_is_kept() {
+    let (_database, mut client) = filled();
+    client
+        .batch_execute(
+            "SELECT entitlements.apply_catalog('{
+                \"features\": {\"tokens\": {\"kind\": \"quota\", \"ledger\": true},
+                               \"texts\": {\"kind\": \"quota\", \"draws_on\": {\"feature\": \"tokens\", \"cost\": 2.5}},
+                               \"images\": {\"kind\": \"quota\", \"ledger\": true, \"draws_on\": {\"feature\": \"tokens\", \"cost\": 10}}},
+                \"plans\": {\"ai\": {\"kind\": \"base\", \"features\": {\"tokens\": 1000, \"texts\": \"unlimited\", \"images\": \"unlimited\"}}}}');
+             SELECT entitlements.subscribe('acme', 'ai');
+             SELECT entitlements.consume('acme', 'tokens', 1), entitlements.consume('acme', 'texts', 2), entitlements.consume('acme', 'images', 3);
+             SELECT entitlements.release('acme', 'texts', 1);
+             SELECT entitlements.set_usage('acme', 'images', 2, 'counted wrong');
+             SELECT * FROM entitlements.consume_many('acme', '{\"texts\": 4, \"images\": 1}');
+             SELECT entitlements.commit_reservation(entitlements.reserve('acme', 'images', 4, '1 hour'), 2);
+             SELECT entitlements.record_usage('[{\"account\": \"acme\", \"feature\": \"texts\", \"n\": 6, \"metadata\": 7},
+                                                {\"account\": \"acme\", \"feature\": \"images\", \"n\": 5}]')",
+        )
+        .unwrap();
+    let kept = lines(
+        &mut client,
+        "SELECT concat_ws(' ', feature.key, string_agg(concat(action, ' ', trim_scale(amount), ' ' || metadata::text), ', ' ORDER BY event.id))
+           FROM entitlements.usage_events AS event JOIN entitlements.features AS feature ON feature.id = event.feature_id
+          GROUP BY feature.key ORDER BY feature.key",
+    );
+    assert_eq!(
+        kept,
+        [
+            "images consume 3, set_usage -1, consume_many 1, commit_reservation 2, record_usage 5",
+            "tokens consume 1, consume 5, consume 30, release -2.5, consume_many 10, consume_many 10, commit_reservation 20, record_usage 15 7, record_usage 50",
+        ]
+    );
+    for feature in ["tokens", "images"] {
+        let differs = format!(
+            "SELECT ((SELECT sum(amount) FROM entitlements.usage_events AS event JOIN entitlements.features AS feature ON feature.id = event.feature_id
+                       WHERE feature.key = '{feature}') = used)::text FROM entitlements.check_access('acme', '{feature}')"
+        );
+        assert_eq!(one::<String>(&mut client, &differs, &[]), "true", "{feature}");
+    }
+}
+
 #[test]
 fn months_get_partitions_and_go_when_they_are_old() {
     let (_database, mut client) = filled();

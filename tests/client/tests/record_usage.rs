@@ -64,6 +64,28 @@ fn usage_counts_whatever_the_limit() {
     assert!(record(&mut client, "[]").is_empty());
 }
 
+/// Two that inherit from one account, in one batch, in both orders: each takes from its own credits only.
+#[test]
+fn each_account_below_another_takes_from_its_own_credits() {
+    for (rich, poor) in [("a", "b"), ("b", "a")] {
+        let (_database, mut client) = filled();
+        client
+            .batch_execute(&format!(
+                "SELECT entitlements.define_account('a', parent => 'acme'), entitlements.define_account('b', parent => 'acme');
+                 SELECT entitlements.grant_credit('{rich}', 'lifetime', 100, 'paid', priority => 1)"
+            ))
+            .unwrap();
+        record(
+            &mut client,
+            &format!(
+                r#"[{{"account": "{rich}", "feature": "lifetime", "n": 30}}, {{"account": "{poor}", "feature": "lifetime", "n": 4}}]"#
+            ),
+        );
+        let pools = "SELECT string_agg(used::text, ' ' ORDER BY credit_id) FROM entitlements.counters";
+        assert_eq!(one::<String>(&mut client, pools, &[]), "4 30", "{rich} has a credit");
+    }
+}
+
 #[test]
 fn credits_are_used_before_overage() {
     let (_database, mut client) = filled();

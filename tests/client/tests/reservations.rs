@@ -110,6 +110,70 @@ fn each_pool_gets_its_own_back() {
     assert_eq!(one::<String>(&mut client, pools, &[]), "45 0 18");
 }
 
+/// A child's credits are its own, but what they give is a part of what the parent's pool gives.
+#[test]
+fn a_childs_credit_is_a_part_of_what_its_parent_gives() {
+    let (_database, mut client) = filled();
+    client
+        .batch_execute(
+            "SELECT entitlements.define_account('kid', parent => 'acme');
+             SELECT entitlements.grant_credit('kid', 'credits', 4, 'gift', priority => 1)",
+        )
+        .unwrap();
+    let pools = "SELECT string_agg(concat(account.key, ' ', counter.used), ', ' ORDER BY account.key, counter.credit_id)
+                   FROM entitlements.counters AS counter JOIN entitlements.accounts AS account ON account.id = counter.account_id";
+    let id: Uuid = one(&mut client, "SELECT entitlements.reserve('kid', 'credits', 6, '1 hour')", &[]);
+    assert_eq!(commit(&mut client, id, "1"), Ok("1".to_owned()));
+    assert_eq!(one::<String>(&mut client, pools, &[]), "acme 0, kid 1");
+    // The same with a cap of the child's, which counts all of it.
+    client.batch_execute("SELECT entitlements.set_override('kid', 'credits', 'set', '20', 'cap')").unwrap();
+    let id: Uuid = one(&mut client, "SELECT entitlements.reserve('kid', 'credits', 10, '1 hour')", &[]);
+    assert_eq!(one::<String>(&mut client, pools, &[]), "acme 7, kid 10, kid 4");
+    assert_eq!(commit(&mut client, id, "5"), Ok("5".to_owned()));
+    assert_eq!(one::<String>(&mut client, pools, &[]), "acme 2, kid 5, kid 4");
+}
+
+/// What is left of one pool was taken when another pool came: both count as one call.
+#[test]
+fn a_credit_that_comes_while_a_rest_is_taken_adds_to_it() {
+    let (database, mut client) = filled();
+    reserve(&mut client, "capped", "7", "100 milliseconds");
+    thread::sleep(Duration::from_millis(150));
+    client.batch_execute("BEGIN; SELECT FROM entitlements.reservations FOR UPDATE").unwrap();
+    let (mut taker, mut granter) = (database.connect(), database.connect());
+    let backend: i32 = one(&mut taker, "SELECT pg_backend_pid()", &[]);
+    let taking = thread::spawn(move || {
+        one::<String>(
+            &mut taker,
+            "SELECT concat(consumed, ' ', used) FROM entitlements.try_consume('acme', 'capped', 10)",
+            &[],
+        )
+    });
+    // It has three, and waits for what the expired reservation holds.
+    while !one::<bool>(&mut granter, "SELECT cardinality(pg_blocking_pids($1)) > 0", &[&backend]) {
+        assert!(!taking.is_finished(), "it does not wait");
+        thread::sleep(Duration::from_millis(2));
+    }
+    granter.batch_execute("SELECT entitlements.grant_credit('acme', 'capped', 5, 'paid')").unwrap();
+    client.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(taking.join().unwrap(), "10 10");
+    assert_eq!(used(&mut client, "capped"), "10");
+}
+
+#[test]
+fn nobody_else_gives_back_what_is_reserved() {
+    let (_database, mut client) = filled();
+    let id = reserve(&mut client, "calls", "8", "1 hour");
+    client.batch_execute("SELECT entitlements.consume('acme', 'calls', 2)").unwrap();
+    refused_with(&mut client, "NE007", "SELECT entitlements.release('acme', 'calls', 3)");
+    client.batch_execute("SELECT entitlements.release('acme', 'calls', 2)").unwrap();
+    refused_with(&mut client, "NE007", "SELECT entitlements.release('acme', 'calls', 1)");
+    client.batch_execute("SELECT entitlements.consume('acme', 'calls', 2)").unwrap();
+    assert_eq!(commit(&mut client, id, "NULL"), Ok("8".to_owned()));
+    client.batch_execute("SELECT entitlements.release('acme', 'calls', 10)").unwrap();
+    assert_eq!(used(&mut client, "calls"), "0");
+}
+
 #[test]
 fn time_alone_ends_a_reservation() {
     let (_database, mut client) = filled();
@@ -310,6 +374,28 @@ fn erasure_ends_reservations_and_forgets_keys() {
     assert!(!left.contains("person"), "{left}");
     assert!(left.contains("canceled"), "{left}");
     assert_eq!(one::<String>(&mut client, "SELECT used::text FROM entitlements.counters", &[]), "1");
+}
+
+/// A call that is on its way when its account is erased has nothing that the erasure could wait for.
+#[test]
+fn what_is_written_during_an_erasure_is_removed_by_maintain() {
+    let (database, mut client) = filled();
+    client.batch_execute("SELECT entitlements.consume('acme', 'kept', 1)").unwrap();
+    let mut late = database.connect();
+    late.batch_execute(
+        "BEGIN; SELECT entitlements.consume('acme', 'kept', 1, 'a person', '{\"person\": 2}');
+         SELECT entitlements.reserve('acme', 'kept', 3, '1 hour', '{\"person\": 1}')",
+    )
+    .unwrap();
+    client.batch_execute("SELECT entitlements.erase_account('acme', 'asked for')").unwrap();
+    late.batch_execute("COMMIT").unwrap();
+    let left = "SELECT concat(array_agg(r::text), (SELECT array_agg(k::text) FROM entitlements.idempotency_keys AS k), (SELECT array_agg(e::text) FROM entitlements.usage_events AS e))
+                FROM entitlements.reservations AS r";
+    assert!(one::<String>(&mut client, left, &[]).contains("person"));
+    let done = "SELECT string_agg(concat_ws(' ', object, count), ', ' ORDER BY object) FROM entitlements.maintain() WHERE action = 'erase'";
+    assert_eq!(one::<String>(&mut client, done, &[]), "idempotency_keys 1, reservations 1, usage_events 1");
+    assert!(!one::<String>(&mut client, left, &[]).contains("person"));
+    assert_eq!(one::<Option<String>>(&mut client, done, &[]), None);
 }
 
 #[test]

@@ -18,10 +18,11 @@ const CATALOG: &str = r#"{
         "lingering": {"kind": "allocation", "lease": "1 hour", "linger": "10 minutes"},
         "soft": {"kind": "allocation", "lease": "1 hour", "overage": "allow"},
         "ceiling": {"kind": "allocation", "lease": "1 hour", "overage": "allow", "ceiling": 1.5},
+        "lent": {"kind": "allocation", "lease": "1 hour", "overage": "allow", "overdraft": 2},
         "capped": {"kind": "allocation", "overage": "cap"}
     },
     "plans": {"team": {"kind": "base", "features": {
-        "sso": true, "named": 2, "floating": 2, "lingering": 1, "soft": 2, "ceiling": 2, "capped": 1.5}}}
+        "sso": true, "named": 2, "floating": 2, "lingering": 1, "soft": 2, "ceiling": 2, "lent": 1, "capped": 1.5}}}
 }"#;
 
 fn stage(database: &Database) -> Client {
@@ -275,6 +276,10 @@ fn overdraft_begins_where_nothing_can_be_reclaimed() {
         granted(&mut client, "ceiling", holder);
     }
     full(&mut client, "ceiling", "d");
+    for holder in ["a", "b", "c"] {
+        granted(&mut client, "lent", holder);
+    }
+    full(&mut client, "lent", "d");
     balanced(&mut client);
 }
 

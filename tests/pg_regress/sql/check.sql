@@ -41,7 +41,7 @@ SELECT entitlements.entitled(42, 'seats') AS number, entitlements.entitled('0000
        (entitlements.check_access(42, 'seats')).allowed AS check_access, (SELECT count(*) FROM entitlements.entitlements_of(42)) AS entitlements_of;
 
 -- What a check answers, with its reason.
-SELECT d.allowed, d.reason, d.account, d.feature, d.kind, d.allowance, d.used, d.remaining, d.requested, d.consumed, d.overage, d.resets_at, d.expires_at
+SELECT d.allowed, d.reason, d.account, d.feature, d.kind, d.allowance, d.used, d.remaining, d.requested, d.consumed, d.overage, d.resets_at = date_trunc('month', now()) + interval '1 month' AS with_the_month, d.expires_at
 FROM (VALUES ('hobby', 'sso', 1), ('hobby', 'exports', 10), ('hobby', 'exports', 10.5), ('acme', 'sso', 1), ('acme', 'exports', 1e15), ('acme', 'seats', 40),
              ('acme', 'seats', 41), ('over', 'sso', 1), ('early', 'sso', 1), ('nobody', 'sso', 1), (NULL, 'sso', 1)) AS asked (account, feature, n),
      entitlements.check_access(asked.account, asked.feature, asked.n) AS d;

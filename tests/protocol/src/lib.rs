@@ -18,7 +18,7 @@
 //!    * A limit lower than the counter's holds at once. A higher one only when all slots are locked too, by a look made after
 //!      that: what a raise makes free is given out when nobody else is at work in a slot.
 //!    * Enough is unallocated: **refill**, raises the share of a free slot (or makes one) and takes there; if all slots are
-//!      locked, takes at the row.
+//!      locked, takes at the row. In the extension this is how `gather` begins: it stops at the first slot if that is enough.
 //!    * Else **gather**: tries to lock every slot; takes if what is unallocated and the room of those locked suffice, and
 //!      spreads the rest over them. If they do not suffice and all are locked, the total would reach the threshold: the
 //!      crossing is recorded, or the next look denies.
@@ -40,7 +40,8 @@
 //! operation, and with two operations only between consumers that all hold units and together want more than is left. Every
 //! run ends. For each [`Weakness`] a test shows that the checker finds it.
 //!
-//! Not modelled: several pools, cancelled statements, ROLLBACK TO a savepoint of the application.
+//! Not modelled: several pools, cancelled statements, ROLLBACK TO a savepoint of the application; usage that is recorded whatever
+//! the limit (`add`) and corrections (`restate`), which fold all slots first, also by waiting for one after the other.
 
 pub mod properties;
 pub mod protocol;

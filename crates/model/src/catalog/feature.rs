@@ -30,6 +30,8 @@ pub struct Feature {
     pub overage: Option<Overage>,
     /// Factor of the allowance that usage may reach, at least 1; only where overage is allowed.
     pub ceiling: Option<Amount>,
+    /// Units beyond the allowance that may be used, instead of a ceiling; only where overage is allowed.
+    pub overdraft: Option<Amount>,
     /// Factors of the allowance whose crossing is reported, ascending and above 0.
     pub thresholds: Vec<Amount>,
     /// Quota: what is left of a window's allowance goes into the next ones; only where there are windows.
@@ -175,7 +177,7 @@ const DRAWS_ON_MEMBERS: [&str; 2] = ["feature", "cost"];
 
 const ROLLOVER_MEMBERS: [&str; 2] = ["max", "windows"];
 
-const MEMBERS: [&str; 19] = [
+const MEMBERS: [&str; 20] = [
     "kind",
     "name",
     "description",
@@ -185,6 +187,7 @@ const MEMBERS: [&str; 19] = [
     "anchor",
     "overage",
     "ceiling",
+    "overdraft",
     "thresholds",
     "rollover",
     "draws_on",
@@ -203,7 +206,7 @@ fn has_member(kind: Kind, member: &str) -> bool {
         "unit" => kind.is_metered(),
         "period" => matches!(kind, Kind::Quota | Kind::Rate),
         "anchor" | "rollover" | "draws_on" => kind == Kind::Quota,
-        "overage" | "ceiling" | "thresholds" | "ledger" => matches!(kind, Kind::Quota | Kind::Allocation),
+        "overage" | "ceiling" | "overdraft" | "thresholds" | "ledger" => matches!(kind, Kind::Quota | Kind::Allocation),
         "lease" | "linger" => kind == Kind::Allocation,
         "burst" | "store" => kind == Kind::Rate,
         "schema" => kind == Kind::Config,
@@ -224,6 +227,7 @@ impl Feature {
             anchor: None,
             overage: has_member(kind, "overage").then_some(Overage::Reject),
             ceiling: None,
+            overdraft: None,
             thresholds: Vec::new(),
             rollover: None,
             draws_on: None,
@@ -273,6 +277,7 @@ impl Feature {
             ("anchor", anchor.map(|anchor| Json::string(anchor.as_str()))),
             ("overage", overage.map(|overage| Json::string(overage.as_str()))),
             ("ceiling", number(self.ceiling)),
+            ("overdraft", number(self.overdraft)),
             ("thresholds", (!thresholds.is_empty()).then_some(Json::Array(thresholds))),
             ("rollover", self.rollover.map(Rollover::to_json)),
             ("draws_on", self.draws_on.as_ref().map(DrawsOn::to_json)),
@@ -345,6 +350,7 @@ impl Feature {
                 set(&mut self.overage, overage.map(|overage| overage.or(Some(Overage::Reject))));
             }
             "ceiling" => set(&mut self.ceiling, read::nullable(json, |json| read_ceiling(json, path, findings))),
+            "overdraft" => set(&mut self.overdraft, read::nullable(json, |json| read_positive(json, path, findings))),
             "thresholds" => {
                 let thresholds = read::nullable(json, |json| read_thresholds(json, path, findings));
                 set(&mut self.thresholds, thresholds.map(Option::unwrap_or_default));
@@ -405,9 +411,16 @@ impl Feature {
             }
             _ => {}
         }
-        if self.ceiling.is_some() && self.overage != Some(Overage::Allow) {
-            let place = if named("ceiling") { "ceiling" } else { "overage" };
-            findings.fault(&path.member(place), || "a ceiling needs overage allow".into());
+        for (member, limit) in [("ceiling", self.ceiling), ("overdraft", self.overdraft)] {
+            if limit.is_some() && self.overage != Some(Overage::Allow) {
+                let place = if named(member) { member } else { "overage" };
+                let article = if member == "ceiling" { "a" } else { "an" };
+                findings.fault(&path.member(place), || format!("{article} {member} needs overage allow"));
+            }
+        }
+        if self.ceiling.is_some() && self.overdraft.is_some() {
+            let place = if named("overdraft") { "overdraft" } else { "ceiling" };
+            findings.fault(&path.member(place), || "a feature has a ceiling or an overdraft, not both".into());
         }
         if self.rollover.is_some() && self.anchor.is_none() && !named("period") && !named("anchor") {
             let place = match json.get("period") {

@@ -54,15 +54,24 @@ fn turn(carried: &[Carried], over: Past, rollover: Rollover) -> Vec<Carried> {
         left.push(Carried { amount: burn(own), windows: rollover.windows });
     }
     left.retain(|left| left.windows > 0);
-    let mut room = rollover.max;
-    for left in left.iter_mut().rev() {
-        if let Allowance::Finite(most) = room {
-            left.amount = left.amount.min(most);
-            room = Allowance::Finite(most.saturating_sub(left.amount));
-        }
-    }
+    let kept = kept(left.iter().rev().map(|left| left.amount), rollover.max);
+    left.iter_mut().rev().zip(kept).for_each(|(left, kept)| left.amount = kept);
     left.retain(|left| left.amount > Amount::ZERO);
     left
+}
+
+/// What stays of each amount, the newest first, where all together are at most `max`: the oldest give way.
+pub fn kept(newest_first: impl IntoIterator<Item = Amount>, max: Allowance) -> Vec<Amount> {
+    let mut room = max;
+    let mut keep = |amount: Amount| {
+        let kept = match room {
+            Allowance::Finite(room) => amount.min(room),
+            Allowance::Unlimited => amount,
+        };
+        room = room.minus(kept);
+        kept
+    };
+    newest_first.into_iter().map(&mut keep).collect()
 }
 
 #[cfg(test)]

@@ -71,11 +71,23 @@ pub fn crossed(thresholds: &[Amount], allowance: Allowance, reported: Option<Amo
     crossed
 }
 
-/// How far usage may go. The ceiling is a factor of the allowance; without one, allowed overage has no end.
-pub fn ceiling(allowance: Allowance, overage: Overage, ceiling: Option<Amount>) -> Allowance {
+/// Where allowed overage ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ceiling {
+    /// At this factor of the allowance.
+    Factor(Amount),
+    /// So many units beyond the allowance.
+    Beyond(Amount),
+}
+
+/// How far usage may go. Without a ceiling, allowed overage has no end.
+pub fn ceiling(allowance: Allowance, overage: Overage, ceiling: Option<Ceiling>) -> Allowance {
     match (overage, allowance, ceiling) {
         (Overage::Reject | Overage::Cap, _, _) => allowance,
-        (Overage::Allow, Allowance::Finite(allowance), Some(factor)) => Allowance::Finite(allowance.scaled_down(factor)),
+        (Overage::Allow, Allowance::Finite(allowance), Some(Ceiling::Factor(factor))) => {
+            Allowance::Finite(allowance.scaled_down(factor))
+        }
+        (Overage::Allow, allowance, Some(Ceiling::Beyond(units))) => allowance.plus(Allowance::Finite(units)),
         (Overage::Allow, _, _) => Allowance::Unlimited,
     }
 }
@@ -159,9 +171,10 @@ mod tests {
 
     #[test]
     fn only_allowed_overage_goes_beyond_the_allowance() {
-        let factor = Some(amount("1.25"));
+        let (factor, units) = (Some(Ceiling::Factor(amount("1.25"))), Some(Ceiling::Beyond(amount("2.5"))));
         for overage in [Overage::Reject, Overage::Cap] {
             assert_eq!(ceiling(finite("10"), overage, factor), finite("10"));
+            assert_eq!(ceiling(finite("10"), overage, units), finite("10"));
             assert_eq!(ceiling(Allowance::Unlimited, overage, None), Allowance::Unlimited);
         }
         assert_eq!(ceiling(finite("10"), Overage::Allow, factor), finite("12.5"));
@@ -169,6 +182,8 @@ mod tests {
         assert_eq!(ceiling(finite("10"), Overage::Allow, None), Allowance::Unlimited);
         assert_eq!(ceiling(Allowance::Unlimited, Overage::Allow, factor), Allowance::Unlimited);
         assert_eq!(ceiling(Allowance::ZERO, Overage::Allow, factor), Allowance::ZERO);
+        assert_eq!(ceiling(finite("10"), Overage::Allow, units), finite("12.5"));
+        assert_eq!(ceiling(Allowance::Unlimited, Overage::Allow, units), Allowance::Unlimited);
     }
 
     const LIMIT: i128 = 10i128.pow(27);

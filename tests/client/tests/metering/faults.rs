@@ -33,7 +33,6 @@ fn what_was_acknowledged_outlives_crashes() {
         traffic.stop();
         load.join().expect("the load runs")
     });
-    eprintln!("STAT {} {}", balance.transactions, balance.in_doubt());
     let mut client = stage.connect();
     balance.assert_stored(&mut client);
     assert!(traffic.samples().iter().all(|sample| sample.used <= sample.most), "{:?}", traffic.samples());

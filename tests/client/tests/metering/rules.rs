@@ -569,3 +569,48 @@ fn a_suspended_account_gives_back() {
     refuse(&mut stage.connect(), "NE006", "release('nobody', 'seats', 1)");
     refuse(&mut stage.connect(), "NE007", "release(NULL::text, 'seats', 1)");
 }
+
+/// A denied first request tells when to come back, though nothing was used in this window yet.
+#[test]
+fn a_quota_that_was_never_used_tells_when_it_resets() {
+    let stage = Stage::new();
+    let mut client = stage.connect();
+    ask(&mut client, "subscribe('acme', 'monthly')");
+    let month = "date_trunc('month', now(), 'UTC') + interval '1 month'";
+    for call in
+        ["check_access('acme', 'reports', 11)", "try_consume('acme', 'reports', 11)", "check_access('acme', 'reports', 1)"]
+    {
+        let is_month: bool = one(&mut client, &format!("SELECT resets_at = {month} FROM entitlements.{call}"), &[]);
+        assert!(is_month, "{call}");
+    }
+    let error = refuse(&mut client, "NE002", "consume('acme', 'reports', 11)");
+    assert!(!error.detail().unwrap().contains("\"resets_at\": null"), "{error:?}");
+    assert!(error.detail().unwrap().contains("resets_at"), "{error:?}");
+    let never: bool = one(&mut client, "SELECT resets_at IS NULL FROM entitlements.try_consume('acme', 'calls', 11)", &[]);
+    assert!(never);
+}
+
+#[test]
+fn an_overdraft_is_a_number_of_units_beyond_the_allowance() {
+    on_row_and_slots("lent", "10", |_, client| {
+        goes(
+            client,
+            &[
+                ("check_access('acme', 'lent', 13)", "limit_exceeded 0 used 0 of 10 left 12.5"),
+                ("consume('acme', 'lent', 11)", "granted 11 used 11 of 10 left 1.5 over 1"),
+                ("try_consume('acme', 'lent', 2)", "limit_exceeded 0 used 11 of 10 left 1.5 over 1"),
+                ("consume('acme', 'lent', 1.5)", "granted 1.5 used 12.5 of 10 left 0 over 2.5"),
+            ],
+        );
+        refuse(client, "NE002", "consume('acme', 'lent', 0.000000001)");
+        // It stays so many units, whatever is allowed.
+        allow(client, "acme", "lent", "20");
+        goes(client, &[("consume('acme', 'lent', 10)", "granted 10 used 22.5 of 20 left 0 over 2.5")]);
+    });
+    // A credit comes on top, and settles what was lent.
+    let stage = Stage::new();
+    let mut client = stage.connect();
+    ask(&mut client, "consume('acme', 'lent', 12)");
+    ask(&mut client, "grant_credit('acme', 'lent', 5, 'paid')");
+    goes(&mut client, &[("check_access('acme', 'lent', 6)", "limit_exceeded 0 used 12 of 15 left 5.5")]);
+}

@@ -13,6 +13,7 @@ const CATALOG: &str = r#"{
         "capped": {"kind": "quota", "overage": "cap"},
         "open": {"kind": "quota", "overage": "allow"},
         "roof": {"kind": "quota", "overage": "allow", "ceiling": 1.5},
+        "lent": {"kind": "quota", "overage": "allow", "overdraft": 2.5},
         "watched": {"kind": "quota", "thresholds": [0.5, 0.8, 1]},
         "watched_open": {"kind": "quota", "overage": "allow", "thresholds": [0.5, 1, 2]},
         "short": {"kind": "quota", "period": "1 second"},
@@ -26,9 +27,10 @@ const CATALOG: &str = r#"{
     },
     "plans": {
         "team": {"kind": "base", "features": {
-            "calls": 10, "mails": 10, "capped": 10, "open": 10, "roof": 10, "watched": 10, "watched_open": 10, "short": 10,
+            "calls": 10, "mails": 10, "capped": 10, "open": 10, "roof": 10, "lent": 10, "watched": 10, "watched_open": 10, "short": 10,
             "seats": 10, "ai": 100, "images": 10, "texts": 10, "sso": true, "region": "eu"
         }},
+        "wide": {"kind": "base", "extends": "team", "features": {"watched": 40, "short": 25}},
         "monthly": {"kind": "addon", "features": {"reports": 10}},
         "big": {"kind": "base", "features": {"calls": 1000}}
     }
@@ -191,7 +193,8 @@ pub fn assert_sound(client: &mut Client, limits_never_fell: bool) {
             SELECT c.id, c.slots, c.used, c.allocated, count(s.slot) AS rows, coalesce(sum(s.share), 0) AS shares,
                    coalesce(sum(s.used), 0) AS used_in_slots,
                    CASE WHEN c.credit_id <> 0 THEN (SELECT amount FROM entitlements.credits WHERE id = c.credit_id)
-                        WHEN f.overage = 'allow' THEN coalesce(f.ceiling * entitlements.allowance(a.key, f.key), 'Infinity')
+                        WHEN f.overage = 'allow' THEN
+                            coalesce(f.ceiling * entitlements.allowance(a.key, f.key), f.overdraft + entitlements.allowance(a.key, f.key), 'Infinity')
                         ELSE coalesce(entitlements.allowance(a.key, f.key), 'Infinity') END AS most
               FROM entitlements.counters c
               JOIN entitlements.accounts a ON a.id = c.account_id

@@ -34,9 +34,17 @@ const FEATURES: [&str; 6] = ["calls", "capped", "roof", "watched", "images", "sh
 /// Limits of these are changed.
 const CHANGED: [&str; 2] = ["calls", "capped"];
 
+/// What the plans allow of features whose limits are not changed otherwise.
+const OF_PLANS: [(&str, [(&str, f64); 2]); 2] =
+    [("team", [("watched", PLAN), ("short", PLAN)]), ("wide", [("watched", 40.0), ("short", 25.0)])];
+
 pub struct Traffic<'a> {
     database: &'a Database,
     accounts: usize,
+    /// Their subscriptions.
+    subscriptions: Vec<String>,
+    /// Reservations that were made and not ended yet, as far as was acknowledged.
+    reserved: Mutex<Vec<Reserved>>,
     duration: Duration,
     lowers: bool,
     disturbs: bool,
@@ -57,6 +65,31 @@ pub struct Sample {
     pub most: f64,
     pub began: Duration,
     pub ended: Duration,
+}
+
+/// Units that are kept until somebody ends it.
+#[derive(Clone)]
+struct Reserved {
+    id: String,
+    account: String,
+    feature: &'static str,
+    n: f64,
+}
+
+/// What a transaction has done.
+#[derive(Clone, Default)]
+struct Work {
+    units: Units,
+    reserved: Vec<Reserved>,
+}
+
+impl Work {
+    fn add(&mut self, account: &str, feature: &str, units: f64) {
+        *self.units.entry(format!("{account}/{feature}")).or_default() += units;
+        if feature == "images" {
+            *self.units.entry(format!("{account}/ai")).or_default() += 10.0 * units;
+        }
+    }
 }
 
 struct Limit {
@@ -87,12 +120,13 @@ impl<'a> Traffic<'a> {
     /// Makes the accounts. Limits of some pools change all the time; with `lowers` also downwards.
     pub fn new(database: &'a Database, accounts: usize, duration: Duration, lowers: bool) -> Self {
         let mut client = database.connect();
-        for number in 0..accounts {
-            ask(&mut client, &format!("subscribe('a{number}', 'team')"));
-        }
+        let subscribe = |number| ask(&mut client, &format!("subscribe('a{number}', 'team')"));
+        let subscriptions = (0..accounts).map(subscribe).collect();
         Self {
             database,
             accounts,
+            subscriptions,
+            reserved: Mutex::default(),
             duration,
             lowers,
             disturbs: false,
@@ -212,13 +246,18 @@ impl<'a> Traffic<'a> {
         if outcome(client, &format!("BEGIN ISOLATION LEVEL {isolation}")).is_err() {
             return End::Lost;
         }
-        let mut units = Units::new();
+        let mut work = Work::default();
         for _ in 0..[1, 1, 1, 2, 4][random.random_range(0..5)] {
-            let savepoint = random.random_ratio(1, 3).then(|| units.clone());
+            let savepoint = random.random_ratio(1, 3).then(|| work.clone());
             if savepoint.is_some() && outcome(client, "SAVEPOINT s").is_err() {
                 return End::Lost;
             }
-            let refused = self.statement(client, random, isolation, &mut units).err();
+            let refused = match random.random_range(0..6) {
+                0 => self.reserve(client, random, isolation, &mut work),
+                1 => self.end_reservation(client, random, isolation, &mut work),
+                _ => self.statement(client, random, isolation, &mut work),
+            }
+            .err();
             if refused.as_deref() == Some(LOST) {
                 return End::Lost;
             }
@@ -227,7 +266,7 @@ impl<'a> Traffic<'a> {
                     if outcome(client, "ROLLBACK TO s").is_err() {
                         return End::Lost;
                     }
-                    units = before;
+                    work = before;
                 }
                 None if refused.is_some() => {
                     return if outcome(client, "ROLLBACK").is_err() { End::Lost } else { End::Undone };
@@ -249,11 +288,11 @@ impl<'a> Traffic<'a> {
             && self.disturbs
             && random.random_ratio(1, 8)
         {
-            return self.in_two_phases(client, random, id, units);
+            return self.in_two_phases(client, random, id, work);
         }
         match (outcome(client, "COMMIT"), id) {
-            (Ok(()), _) => End::Committed(units),
-            (Err(code), Some(id)) if code == LOST => End::InDoubt(id, units),
+            (Ok(()), _) => self.committed(work),
+            (Err(code), Some(id)) if code == LOST => End::InDoubt(id, work.units),
             (Err(code), None) if code == LOST => End::Lost,
             (Err(code), _) => {
                 let is_due = code == "40001" && isolation == "SERIALIZABLE" || code == "57014" && self.disturbs;
@@ -263,7 +302,13 @@ impl<'a> Traffic<'a> {
         }
     }
 
-    fn in_two_phases(&self, client: &mut Client, random: &mut StdRng, id: &str, units: Units) -> End {
+    /// From now on others may end what was reserved.
+    fn committed(&self, work: Work) -> End {
+        self.reserved.lock().expect("nobody failed with it").extend(work.reserved);
+        End::Committed(work.units)
+    }
+
+    fn in_two_phases(&self, client: &mut Client, random: &mut StdRng, id: &str, work: Work) -> End {
         let name = format!("{}_{id}", self.database.name());
         match outcome(client, &format!("PREPARE TRANSACTION '{name}'")) {
             Ok(()) => {}
@@ -281,37 +326,103 @@ impl<'a> Traffic<'a> {
                 break;
             }
         }
-        if end == "COMMIT" { End::Committed(units) } else { End::Undone }
+        if end == "COMMIT" { self.committed(work) } else { End::Undone }
     }
 
-    fn statement(&self, client: &mut Client, random: &mut StdRng, isolation: &str, units: &mut Units) -> Result<(), String> {
+    fn statement(&self, client: &mut Client, random: &mut StdRng, isolation: &str, work: &mut Work) -> Result<(), String> {
         let account = format!("a{}", random.random_range(0..self.accounts));
         let feature = FEATURES[random.random_range(0..FEATURES.len())];
         let function = ["consume", "consume", "try_consume", "try_consume", "release"][random.random_range(0..5)];
         let n = ["0.5", "1", "1", "2", "3.5", "8"][random.random_range(0..6)];
         let n = if feature == "images" { ["0.5", "1"][random.random_range(0..2)] } else { n };
         let sql = format!("SELECT (entitlements.{function}('{account}', '{feature}', {n})).consumed::float8");
-        let consumed: f64 = match client.query_one(&sql, &[]) {
-            Ok(row) => row.get(0),
-            Err(error) => {
-                let code = code_of(&error);
-                let is_due = match code.as_str() {
-                    LOST | "NE002" | "40P01" => true,
-                    "NE001" => self.lowers,
-                    "NE007" => function == "release",
-                    "57014" => self.disturbs,
-                    "40001" => isolation != "READ COMMITTED",
-                    _ => false,
-                };
-                assert!(is_due, "{sql} in {isolation}: {error:?}");
-                return Err(code);
-            }
-        };
-        *units.entry(format!("{account}/{feature}")).or_default() += consumed;
-        if feature == "images" {
-            *units.entry(format!("{account}/ai")).or_default() += 10.0 * consumed;
-        }
+        let row = self.asked(client, &sql, isolation, |code| code == "NE007" && function == "release")?;
+        work.add(&account, feature, row.get(0));
         Ok(())
+    }
+
+    fn reserve(&self, client: &mut Client, random: &mut StdRng, isolation: &str, work: &mut Work) -> Result<(), String> {
+        let account = format!("a{}", random.random_range(0..self.accounts));
+        let feature = FEATURES[random.random_range(0..FEATURES.len())];
+        let n = if feature == "images" { 0.5 } else { [0.5, 1.0, 2.5][random.random_range(0..3)] };
+        let sql = format!("SELECT entitlements.reserve('{account}', '{feature}', {n}, '1 hour')::text");
+        let row = self.asked(client, &sql, isolation, |_| false)?;
+        work.add(&account, feature, n);
+        work.reserved.push(Reserved { id: row.get(0), account, feature, n });
+        Ok(())
+    }
+
+    /// Commits or cancels a reservation of anybody's, also one that this transaction has made.
+    fn end_reservation(
+        &self,
+        client: &mut Client,
+        random: &mut StdRng,
+        isolation: &str,
+        work: &mut Work,
+    ) -> Result<(), String> {
+        let own = if random.random_ratio(1, 4) { work.reserved.pop() } else { None };
+        let known = own.or_else(|| {
+            let mut reserved = self.reserved.lock().expect("nobody failed with it");
+            if reserved.is_empty() { None } else { Some(random.random_range(0..reserved.len())) }
+                .map(|place| reserved.swap_remove(place))
+        });
+        let Some(Reserved { id, account, feature, n }) = known else { return Ok(()) };
+        let actual = [None, Some(0.5), Some(n), Some(n + 1.5)][random.random_range(0..4)];
+        let sql = match actual {
+            Some(actual) => {
+                format!("SELECT (entitlements.commit_reservation('{id}', {actual})).consumed::float8")
+            }
+            None => format!("SELECT CASE WHEN entitlements.cancel_reservation('{id}') THEN 0 ELSE -1 END::float8"),
+        };
+        // Where this is undone it stays held, and nobody asks for it again. An older snapshot does not show it.
+        let row = self.asked(client, &sql, isolation, |code| code == "NE010" && isolation != "READ COMMITTED")?;
+        let used: f64 = row.get(0);
+        assert!(used >= 0.0, "{sql}: somebody else has ended it");
+        work.add(&account, feature, used - n);
+        Ok(())
+    }
+
+    /// The answer, or the SQLSTATE of a refusal that may be.
+    fn asked(
+        &self,
+        client: &mut Client,
+        sql: &str,
+        isolation: &str,
+        is_of_function: impl Fn(&str) -> bool,
+    ) -> Result<postgres::Row, String> {
+        client.query_one(sql, &[]).map_err(|error| {
+            let code = code_of(&error);
+            let is_due = match code.as_str() {
+                LOST | "NE002" | "40P01" => true,
+                "NE001" => self.lowers,
+                "57014" => self.disturbs,
+                "40001" => isolation != "READ COMMITTED",
+                code => is_of_function(code),
+            };
+            assert!(is_due, "{sql} in {isolation}: {error:?}");
+            code
+        })
+    }
+
+    /// Puts an account on another plan, and where limits never fall on the wider one.
+    fn change_plan(&self, client: &mut Client, random: &mut StdRng, account: usize) -> Result<(), String> {
+        let (plan, limits) = OF_PLANS[if self.lowers { random.random_range(0..OF_PLANS.len()) } else { 1 }];
+        let began = self.started.elapsed();
+        let change = format!("SELECT entitlements.change_subscription({}, plan => '{plan}')", self.subscriptions[account]);
+        let done = outcome(client, &change);
+        // Where the connection is lost it may be in force.
+        if done.is_ok() || done == Err(LOST.to_owned()) {
+            for (feature, value) in limits {
+                let limit = Limit { value, began, ended: self.started.elapsed() };
+                let mut known = self.limits.lock().expect("nobody failed with it");
+                known.entry(format!("a{account}/{feature}")).or_default().push(limit);
+            }
+        }
+        match done.as_ref().map_err(String::as_str) {
+            Err("57014" | "40P01") if self.disturbs => Ok(()),
+            Ok(()) | Err(LOST) => done,
+            Err(code) => panic!("{change}: {code}"),
+        }
     }
 
     /// An operator, who has every other account.
@@ -320,7 +431,14 @@ impl<'a> Traffic<'a> {
         let mut present = BTreeMap::new();
         while let Some(mut client) = self.connect() {
             while !self.is_over() {
-                let account = format!("a{}", operator + 2 * random.random_range(0..self.accounts / 2));
+                let number = operator + 2 * random.random_range(0..self.accounts / 2);
+                if random.random_ratio(1, 4) {
+                    if self.change_plan(&mut client, &mut random, number).is_err() {
+                        break;
+                    }
+                    continue;
+                }
+                let account = format!("a{number}");
                 let feature = CHANGED[random.random_range(0..CHANGED.len())];
                 let pool = format!("{account}/{feature}");
                 let known: &mut f64 = present.entry(pool.clone()).or_insert(PLAN);
@@ -432,9 +550,5 @@ impl Balance {
         stored.retain(|_, units| *units != 0.0);
         assert_eq!(stored, expected);
         assert!(self.transactions > 100, "only {} transactions were committed", self.transactions);
-    }
-
-    pub fn in_doubt(&self) -> usize {
-        self.in_doubt.len()
     }
 }
