@@ -157,6 +157,9 @@ pub struct Credit {
     pub source: Box<[u8]>,
 }
 
+/// The credits of one feature.
+type FeatureCredits = (i32, Rc<[Credit]>);
+
 #[derive(Default)]
 pub struct Answers {
     hasher: RandomState,
@@ -174,7 +177,7 @@ pub struct Answers {
     /// Accounts with names that are too long for a ShortName, by key, and until when their rows hold.
     long_named: HashMap<Box<[u8]>, (Rc<Account>, Time), RandomState>,
     /// By account and feature, those that end after the time of the read.
-    credits: HashMap<i64, Vec<(i32, Rc<[Credit]>)>, RandomState>,
+    credits: HashMap<i64, Vec<FeatureCredits>, RandomState>,
     /// Bytes in use, roughly.
     size: usize,
 }
@@ -182,7 +185,7 @@ pub struct Answers {
 /// Bytes that an account takes without its rows: its answers, and how they are found.
 const SIZE_OF_ANSWERS: usize = (size_of::<Remembered>() + size_of::<Kept>() + 2 * size_of::<u32>()) * 8 / 7;
 
-fn size_of_credits(credits: &[(i32, Rc<[Credit]>)]) -> usize {
+fn size_of_credits(credits: &[FeatureCredits]) -> usize {
     credits.iter().map(|(_, credits)| 64 + credits.len() * (size_of::<Credit>() + 16)).sum()
 }
 
