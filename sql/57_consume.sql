@@ -53,7 +53,8 @@ CREATE FUNCTION entitlements.release(
     LANGUAGE sql VOLATILE PARALLEL UNSAFE RETURN entitlements.release(account::text, feature, n, idempotency_key, metadata);
 COMMENT ON FUNCTION entitlements.release(text, text, numeric, text, jsonb) IS
     'Gives n units (default 1) back that were consumed in the present window, those of the pool used last first; consumed is -n in the decision. '
-    'Also while the account is blocked or not entitled any more. NE003 unknown feature, NE004 the feature is not a quota or allocation, NE006 unknown account, NE007 invalid argument or more than is in use, NE009 the key was used with other arguments; 40001 as consume.';
+    'Also while the account is blocked or not entitled any more. NE003 unknown feature, NE004 the feature is not a quota or allocation, NE006 unknown account, NE007 invalid argument or more than is in use, where what reservations hold is not, '
+    'NE009 the key was used with other arguments; 40001 as consume.';
 COMMENT ON FUNCTION entitlements.release(uuid, text, numeric, text, jsonb) IS 'release for accounts whose key is a uuid in its canonical text form.';
 COMMENT ON FUNCTION entitlements.release(bigint, text, numeric, text, jsonb) IS 'release for accounts whose key is a number in decimal digits.';
 

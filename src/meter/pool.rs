@@ -11,8 +11,8 @@
 //! Denials are decided by one look at what is committed, without any lock.
 //!
 //! `tests/protocol` explores this protocol in every interleaving, under the names used here: look, deny_certain, take_fast,
-//! take_slow, spread, gather (whose first part is refill there), fold, release. What locks several rows runs in a subtransaction, which is rolled back before
-//! anybody is waited for: who waits holds nothing but what it has taken units from.
+//! take_slow, spread, gather (whose first part is refill there), fold, release. What locks several rows runs in a subtransaction,
+//! which is rolled back before anybody is waited for: who waits holds nothing but what it has taken units from.
 
 use super::counter::{Counter, Slot};
 use super::look::Pool;

@@ -31,8 +31,8 @@ const LIFE: &str = r#"
         VALUES ('vendor', 1, 'digest', '2020-01-01', '2020-02-01', 0, 'key', now(), 'x', 'a.b.c');
     INSERT INTO entitlements.reservations (id, account_id, feature_id, amount, created_at, expires_at)
         SELECT '00000000-0000-0000-0000-000000000001', account_id, feature_id, 1, now(), now() + interval '1 hour' FROM entitlements.counters LIMIT 1;
-    INSERT INTO entitlements.reservation_parts (reservation_id, counter_id, place, expires_at, amount)
-        SELECT reservation.id, counter.id, 0, reservation.expires_at, 1 FROM entitlements.reservations AS reservation, entitlements.counters AS counter LIMIT 1;
+    INSERT INTO entitlements.reservation_parts (reservation_id, counter_id, place, charge, expires_at, amount)
+        SELECT reservation.id, counter.id, 0, 1, reservation.expires_at, 1 FROM entitlements.reservations AS reservation, entitlements.counters AS counter LIMIT 1;
 "#;
 
 /// Calls of every function that is not volatile, and of those that say for whom a transaction acts.

@@ -22,7 +22,7 @@ fn what_was_acknowledged_outlives_crashes() {
     let traffic = Traffic::new(&stage.database, 20, Duration::MAX, false);
     let end = Instant::now() + seconds(5.0);
     let balance = thread::scope(|scope| {
-        let load = scope.spawn(|| traffic.run(32));
+        let load = scope.spawn(|| traffic.run(64));
         let mut crashes = 0;
         while crashes < 2 || Instant::now() < end {
             thread::sleep(Duration::from_millis(1500));
@@ -56,7 +56,7 @@ fn a_synchronous_standby_that_takes_over_has_what_was_acknowledged() {
     let duration = seconds(4.0);
     let traffic = Traffic::new(&stage.database, 20, duration + Duration::from_secs(1), true);
     let balance = thread::scope(|scope| {
-        let load = scope.spawn(|| traffic.run(32));
+        let load = scope.spawn(|| traffic.run(64));
         thread::sleep(duration);
         cluster.script("crash");
         load.join().expect("the load runs")
