@@ -899,8 +899,9 @@ fn another_cluster_or_timeline_is_told() {
     assert_eq!(findings(&mut client), Vec::<String>::new());
     client.batch_execute("UPDATE entitlements.deployment SET timeline = timeline + 1").unwrap();
     assert_eq!(findings(&mut client), ["warning database_recovered database"]);
+    let next = Claims::new(2).signed(&key(1));
     for of_place in ["system_identifier", "database_oid"] {
-        import(&mut client, &Claims::new(2).signed(&key(1)));
+        import(&mut client, &next);
         client.batch_execute(&format!("UPDATE entitlements.deployment SET {of_place} = {of_place} + 1")).unwrap();
         assert_eq!(findings(&mut client), ["warning database_copied database"]);
         client.execute("SELECT entitlements.set_deployment($1)", &[&SITE]).unwrap();

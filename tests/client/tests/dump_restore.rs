@@ -214,7 +214,8 @@ fn survives(dump_options: &[&str], restore: &str, restore_options: &[&str]) {
     let mut again = restored.connect();
     let (before, after) = (content(&mut client), content(&mut again));
     assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
-    for (name, rows) in &before {
+    // Marks name transactions of the server that they were written on.
+    for (name, rows) in before.iter().filter(|(name, _)| *name != "entitlements.change_marks") {
         assert_eq!(rows, &after[name], "{name}");
     }
     assert_eq!(lines(&mut again, SNAPSHOT), lines(&mut client, SNAPSHOT));

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// What nobody calls by themselves.
 const IN_NO_LEVEL: &[&str] =
-    &["count_rows()", "entitled_support(internal)", "follow_drops()", "follow_tables()", "refuse_change()"];
+    &["count_rows()", "entitled_support(internal)", "follow_drops()", "follow_tables()", "mark_change()", "refuse_change()"];
 
 /// The functions of each level; those that take an account, in the form that takes text.
 const MEMBER_READS: &str = "allowance(text) check_access(text,numeric) current_account() current_account_bigint() current_account_uuid() \
