@@ -16,7 +16,6 @@ use entitlements_model::kind::{Combine, Kind, OverrideMode, PlanKind, Status};
 use entitlements_model::period::Period;
 use entitlements_model::plan::{FeatureId, PlanId, PlanVersion, PlanVersionId, Value};
 use entitlements_model::resolve::{self, Block, Entitlement, Feature, Holder, Override, Plans, Subscription};
-use entitlements_model::suggest;
 use entitlements_model::time::Time;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -488,11 +487,8 @@ impl Reader<'_> {
 
     #[cold]
     pub fn unknown_feature(&self, key: &[u8]) -> Error {
-        let feature = String::from_utf8_lossy(key).into_owned();
         let known = self.features();
-        let nearest = suggest::nearest(&feature, known.iter().map(|(key, _)| key.as_str()), 3);
-        let nearest = nearest.into_iter().map(str::to_owned).collect();
-        Error::UnknownFeature { feature, nearest }
+        Error::unknown_feature(&String::from_utf8_lossy(key), known.iter().map(|(key, _)| key.as_str()))
     }
 }
 
