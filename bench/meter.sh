@@ -84,12 +84,13 @@ rate() { printf '%s\t%s\t%s\t%s\t%s\n' "$@" >>"$work/rates"; }
 
 units() { sql bench_meter -F ' ' -c 'SELECT * FROM bench.units()'; }
 
-# pgbench_rate SCRIPT CLIENTS [ARGUMENT …]: sets tps, and units_now for the next one to begin with. A first second in which the backends get warm does not count.
+# pgbench_rate SCRIPT CLIENTS WARM [ARGUMENT …]: sets tps, and units_now for the next one to begin with. The first WARM seconds, in
+# which the backends get warm, do not count.
 pgbench_rate() {
-    local script=$1 clients=$2 before after transactions output
-    shift 2
+    local script=$1 clients=$2 warm=$3 before after transactions output
+    shift 3
     before=${units_now:-$(units)}
-    output=$(pgbench -n -M prepared -c "$clients" -j "$(threads "$clients")" -T $((meter_seconds + 1)) -P 1 -f "$bench/$script.pgbench" "$@" \
+    output=$(pgbench -n -M prepared -c "$clients" -j "$(threads "$clients")" -T $((meter_seconds + warm)) -P 1 -f "$bench/$script.pgbench" -D warm=1 "$@" \
         bench_meter 2>"$work/pgbench.log") || fail "pgbench $script: $(cat "$work/pgbench.log")"
     after=$(units)
     units_now=$after
@@ -99,13 +100,13 @@ pgbench_rate() {
         consumed = script ~ /^consume/ ? transactions : 0
         exit a[1] - b[1] != consumed || a[2] - b[2] != transactions - consumed
     }' || fail "$script: $transactions transactions, but used (consumed, updated) went from $before to $after"
-    tps=$(awk -v transactions="$transactions" -v overall="$(sed -n 's/^tps = \([0-9.]*\).*/\1/p' <<<"$output")" '
-        /^progress: / { warm = $4 * $2; since = $2; exit }
+    tps=$(awk -v warm="$warm" -v transactions="$transactions" -v overall="$(sed -n 's/^tps = \([0-9.]*\).*/\1/p' <<<"$output")" '
+        /^progress: / && since < warm - 0.5 { done += $4 * ($2 - since); since = $2 }
         END {
             seconds = transactions / overall
-            # A busy machine may report the first second too late to go by it.
+            # A busy machine may report a second too late to go by it.
             if (since == 0 || seconds - since < seconds / 4) print overall
-            else print (transactions - warm) / (seconds - since)
+            else print (transactions - done) / (seconds - since)
         }' "$work/pgbench.log")
 }
 
@@ -115,19 +116,20 @@ meter_steady() {
     local round subject units_now=
     for ((round = 1; round <= meter_rounds; round++)); do
         for subject in $(shuf -e update consume); do
-            pgbench_rate "$subject" 1 -D accounts=1
+            pgbench_rate "$subject" 1 1 -D accounts=1
             rate 'one client' "$subject" 1 "$round" "$tps"
         done
         for subject in $(shuf -e update consume); do
-            pgbench_rate "$subject" $many -D accounts=1
+            pgbench_rate "$subject" $many 1 -D accounts=1
             rate 'one account' "$subject" $many "$round" "$tps"
         done
         for subject in $(shuf -e update consume); do
-            pgbench_rate "${subject}_and_work" $many -D accounts=1
+            pgbench_rate "${subject}_and_work" $many 1 -D accounts=1
             rate 'one account, 5 ms of work' "$subject" $many "$round" "$tps"
         done
+        # As in a pool of connections that live for hours: each has met each account.
         for subject in $(shuf -e update consume); do
-            pgbench_rate "$subject" $many -D accounts=$((million < 1000 ? million : 1000))
+            pgbench_rate "$subject" $many 4 -D warm=0 -D accounts=$((million < 1000 ? million : 1000))
             rate '1,000 accounts' "$subject" $many "$round" "$tps"
         done
     done
@@ -276,7 +278,7 @@ meter_bloat() {
     sql bench_bloat -F $'\t' -c "$sizes" >>"$work/bloat"
     for portion in 1 2 3 4; do
         PGOPTIONS="$PGOPTIONS -c synchronous_commit=off" pgbench -n -M prepared -c $many -j "$(threads $many)" -t "$transactions" \
-            -D accounts=1 -f "$bench/consume.pgbench" bench_bloat >"$work/pgbench.log" 2>&1 || fail "pgbench: $(cat "$work/pgbench.log")"
+            -D warm=1 -D accounts=1 -f "$bench/consume.pgbench" bench_bloat >"$work/pgbench.log" 2>&1 || fail "pgbench: $(cat "$work/pgbench.log")"
         sql bench_bloat -F $'\t' -c "$sizes" >>"$work/bloat"
         [ "$(tail -n 1 "$work/bloat" | cut -f 6)" -eq $((portion * transactions * many + 1)) ] || fail "after portion $portion: $(tail -n 1 "$work/bloat")"
     done
@@ -288,17 +290,17 @@ meter_growth() {
     for ((round = 1; round <= (meter_rounds + 2) / 3; round++)); do
         for subject in $(shuf -e update consume); do
             for clients in 1 2 4 8 16 32 64 128; do
-                pgbench_rate "$subject" "$clients" -D accounts=1
+                pgbench_rate "$subject" "$clients" 1 -D accounts=1
                 rate clients "$subject" "$clients" "$round" "$tps"
             done
             for accounts in $(printf '%s\n' 1 1000 $((million / 10)) "$million" | sort -nu); do
-                pgbench_rate "$subject" $many -D "accounts=$accounts"
+                pgbench_rate "$subject" $many 1 -D "accounts=$accounts"
                 rate accounts "$subject" "$accounts" "$round" "$tps"
             done
         done
         for state in $(shuf -e full spent); do
             for pools in 1 2 5 10 20 50; do
-                pgbench_rate consume_from_pools $many -D "account=pools-$pools-$state"
+                pgbench_rate consume_from_pools $many 1 -D "account=pools-$pools-$state"
                 rate pools "$state" "$pools" "$round" "$tps"
             done
         done

@@ -1,16 +1,19 @@
--- The measurements of guard_tables.sql as Markdown. Ratios are taken within each round, in which all subjects ran, so that the
--- machine's other work cancels out; then the median.
+-- The measurements of guard_tables.sql as Markdown. What else a machine does only ever adds to a processor time, also where
+-- all subjects ran in the same round, so that a promise is judged by the shortest time of each over all rounds. Beside it stand
+-- the ratios taken within each round: their median and spread.
 \set ON_ERROR_STOP on
 \pset tuples_only on
 \pset format unaligned
+\set most 1.02
 
 CREATE TEMP VIEW figures AS
 SELECT experiment, subject, round, value / units * 1e9 AS figure FROM bench.measurements WHERE round > 0;
 
 CREATE TEMP VIEW promises AS
-SELECT *, round(middle, 2) <= 1.05 AS kept
-FROM (SELECT experiment, subject, percentile_cont(0.5) WITHIN GROUP (ORDER BY ratio)::numeric AS middle, min(ratio)::numeric AS low, max(ratio)::numeric AS high
-      FROM (SELECT o.experiment, o.subject, o.figure / h.figure AS ratio FROM figures o JOIN figures h USING (experiment, round)
+SELECT *, round(shortest, 2) <= :most AS kept
+FROM (SELECT experiment, subject, (min(own) / min(other))::numeric AS shortest,
+             percentile_cont(0.5) WITHIN GROUP (ORDER BY own / other)::numeric AS middle, min(own / other)::numeric AS low, max(own / other)::numeric AS high
+      FROM (SELECT o.experiment, o.subject, o.figure AS own, h.figure AS other FROM figures o JOIN figures h USING (experiment, round)
             WHERE h.subject = 'by hand' AND o.subject IN ('protected', 'asked', 'listed')) r
       GROUP BY experiment, subject) f;
 
@@ -18,11 +21,13 @@ SELECT '# Guarded tables' || E'\n\n' || format(
     'PostgreSQL %s, shared_buffers %s; %s rows; %s processors; load average %s before, %s after; %s rounds.',
     current_setting('server_version'), current_setting('shared_buffers'), :rows, :'processors', :'load_before', :'load_after', :'rounds');
 
-SELECT E'\n## Promises\n\nTime of what protect_table makes, divided by that of the best policy written by hand: median (lowest – highest). It is promised to be at least as fast. In scans '
-    'for the current account both have the same plan but for a sub-select that is evaluated once, so a few hundredths are noise: up to 1.05 passes.\n';
-SELECT '| ' || rpad('what', 50) || ' | ' || rpad('ratio', 22) || ' | promised | met |'
-UNION ALL SELECT '|' || repeat('-', 52) || '|' || repeat('-', 24) || '|----------|-----|';
-SELECT '| ' || rpad(experiment || ', ' || subject, 50) || ' | ' || rpad(format('%s (%s – %s)', round(middle, 2), round(low, 2), round(high, 2)), 22) || ' | <= 1.05  | '
+SELECT E'\n## Promises\n\nTime of what protect_table makes, divided by that of the best policy written by hand: the shortest of each; and within each round, median (lowest – highest). '
+    'It is promised to be at least as fast. In scans for the current account both have the same plan but for a sub-select that is evaluated once, and two hundredths are what '
+    'the shortest times of the same thing measured twice differ by: up to ' || :most || E' passes.\n';
+SELECT '| ' || rpad('what', 50) || ' | shortest | ' || rpad('in each round', 22) || ' | promised | met |'
+UNION ALL SELECT '|' || repeat('-', 52) || '|----------|' || repeat('-', 24) || '|----------|-----|';
+SELECT '| ' || rpad(experiment || ', ' || subject, 50) || ' | ' || rpad(round(shortest, 2)::text, 8) || ' | '
+    || rpad(format('%s (%s – %s)', round(middle, 2), round(low, 2), round(high, 2)), 22) || ' | <= ' || :most || '  | '
     || CASE WHEN kept THEN 'yes' ELSE 'NO ' END || ' |'
 FROM promises ORDER BY experiment LIKE '%every%', experiment, subject;
 

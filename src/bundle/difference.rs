@@ -1,6 +1,6 @@
 //! What has to change for an issuer's rows to be what its bundle states.
 
-use super::present::{PresentAccount, PresentOverride, PresentSubscription};
+use super::present::{PresentAccounts, PresentOverride, PresentSubscription};
 use super::stated::{Catalog, Exception, StatedAccount, Terms};
 use entitlements_bundle::NumericDate;
 use entitlements_model::time::{FOREVER, Time};
@@ -38,17 +38,13 @@ pub struct OverrideDifference<'b> {
     pub stated: Option<Exception<'b>>,
 }
 
-/// The accounts that differ, new ones too; `ids` are those of the stated accounts that are there.
-pub fn between<'b>(
-    mut present: HashMap<String, PresentAccount>,
-    stated: Vec<StatedAccount<'b>>,
-    ids: &HashMap<String, i64>,
-    now: Time,
-) -> Vec<AccountDifference<'b>> {
+/// The accounts that differ, new ones too.
+pub fn between<'b>(mut present: PresentAccounts, stated: Vec<StatedAccount<'b>>, now: Time) -> Vec<AccountDifference<'b>> {
     let mut differences = Vec::new();
     for stated in stated {
-        let id = ids.get(stated.key).copied();
-        let held = present.remove(stated.key).unwrap_or_default();
+        let held = present.remove(stated.key);
+        let id = held.as_ref().map(|held| held.id);
+        let held = held.unwrap_or_default();
         let difference = AccountDifference {
             key: Cow::Borrowed(stated.key),
             id,
@@ -75,15 +71,19 @@ pub fn between<'b>(
     differences
 }
 
-/// What is stated, each found once by its name; in one account there may be very many.
+/// What is stated, each found once by its name.
 struct Named<K, V> {
-    places: HashMap<K, usize>,
+    /// Of many, where each is: in one account there may be very many, but hardly ever are.
+    places: Option<HashMap<K, usize>>,
     items: Vec<Option<(K, V)>>,
 }
 
 impl<K: Copy + Eq + Hash, V> Named<K, V> {
+    const FEW: usize = 8;
+
     fn new(items: Vec<(K, V)>) -> Self {
-        let places = items.iter().enumerate().map(|(place, (name, _))| (*name, place)).collect();
+        let places = || items.iter().enumerate().map(|(place, (name, _))| (*name, place)).collect();
+        let places = (items.len() > Self::FEW).then(places);
         Self { places, items: items.into_iter().map(Some).collect() }
     }
 
@@ -91,8 +91,14 @@ impl<K: Copy + Eq + Hash, V> Named<K, V> {
     where
         K: Borrow<N>,
     {
-        let place = self.places.get(name)?;
-        self.items[*place].take().map(|(_, item)| item)
+        let place = match &self.places {
+            Some(places) => *places.get(name)?,
+            None => {
+                let is_named = |item: &Option<(K, V)>| item.as_ref().is_some_and(|(known, _)| known.borrow() == name);
+                self.items.iter().position(is_named)?
+            }
+        };
+        self.items[place].take().map(|(_, item)| item)
     }
 
     /// What was not taken, in its order.

@@ -227,9 +227,8 @@ fn differences<'b>(
     bundle: &Bundle,
     stated: Vec<StatedAccount<'b>>,
 ) -> Result<Vec<AccountDifference<'b>>, Error> {
-    let present = present::read(client, &source_of(&bundle.issuer))?;
-    let ids = present::ids(client, stated.iter().map(|account| account.key).collect())?;
-    Ok(difference::between(present, stated, &ids, transaction_time()))
+    let present = present::read(client, &source_of(&bundle.issuer), stated.iter().map(|account| account.key))?;
+    Ok(difference::between(present, stated, transaction_time()))
 }
 
 fn accept(client: &mut SpiClient<'_>, text: &str, Judged { acceptance, kid }: Judged) -> Result<Vec<Row>, Error> {

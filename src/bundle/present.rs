@@ -7,6 +7,7 @@ use crate::row::{present, present_time};
 use entitlements_model::kind::Status;
 use entitlements_model::time::Time;
 use entitlements_model::timeline::Stretch;
+use foldhash::quality::RandomState;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, SpiHeapTupleData};
 use std::borrow::Cow;
@@ -55,8 +56,15 @@ const OVERRIDES: &str = "
      ORDER BY exception.account_id, exception.feature_id";
 
 /// By the account's key.
-pub fn read(client: &SpiClient<'_>, source: &str) -> Result<HashMap<String, PresentAccount>, Error> {
-    let mut accounts: HashMap<String, PresentAccount> = HashMap::new();
+pub type PresentAccounts = HashMap<String, PresentAccount, RandomState>;
+
+/// The accounts that have anything of the issuer, and those among the `stated` keys that have nothing of it.
+pub fn read<'a>(
+    client: &SpiClient<'_>,
+    source: &str,
+    stated: impl Iterator<Item = &'a str>,
+) -> Result<PresentAccounts, Error> {
+    let mut accounts = PresentAccounts::default();
     for row in client.select(SUBSCRIPTIONS, None, &[source.into()])? {
         let account = account_of(&mut accounts, &row)?;
         let id = present(&row, 3)?;
@@ -68,13 +76,13 @@ pub fn read(client: &SpiClient<'_>, source: &str) -> Result<HashMap<String, Pres
     for row in client.select(OVERRIDES, None, &[source.into()])? {
         account_of(&mut accounts, &row)?.overrides.push(exception(&row)?);
     }
+    let others = stated.filter(|key| !accounts.contains_key(*key)).collect();
+    let found = ids(client, others)?.into_iter();
+    accounts.extend(found.map(|(key, id)| (key, PresentAccount { id, ..PresentAccount::default() })));
     Ok(accounts)
 }
 
-fn account_of<'a>(
-    accounts: &'a mut HashMap<String, PresentAccount>,
-    row: &SpiHeapTupleData<'_>,
-) -> Result<&'a mut PresentAccount, Error> {
+fn account_of<'a>(accounts: &'a mut PresentAccounts, row: &SpiHeapTupleData<'_>) -> Result<&'a mut PresentAccount, Error> {
     let id = present(row, 2)?;
     Ok(accounts.entry(present(row, 1)?).or_insert_with(|| PresentAccount { id, ..PresentAccount::default() }))
 }
@@ -118,6 +126,9 @@ pub fn ids(client: &SpiClient<'_>, keys: Vec<&str>) -> Result<HashMap<String, i6
     const IDS: &str = "SELECT account.key, account.id FROM pg_catalog.unnest($1) AS stated (key)
         JOIN entitlements.accounts AS account ON account.key = stated.key";
     let mut ids = HashMap::with_capacity(keys.len());
+    if keys.is_empty() {
+        return Ok(ids);
+    }
     for row in client.select(IDS, None, &[keys.into()])? {
         ids.insert(present(&row, 1)?, present(&row, 2)?);
     }

@@ -188,9 +188,8 @@ impl Status {
             return Ok(Some("plans or features that the document names are not there any more".to_owned()));
         };
         stated::as_stored(client, &mut stated)?;
-        let present = present::read(client, &source_of(&self.issuer))?;
-        let ids = present::ids(client, stated.iter().map(|account| account.key).collect())?;
-        let differences = difference::between(present, stated, &ids, transaction_time());
+        let present = present::read(client, &source_of(&self.issuer), stated.iter().map(|account| account.key))?;
+        let differences = difference::between(present, stated, transaction_time());
         Ok(differences.first().map(|first| {
             format!(
                 "the rows of {} accounts are not as the document states, such as those of {}",

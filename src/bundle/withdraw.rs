@@ -9,7 +9,6 @@ use crate::error::Error;
 use crate::licence;
 use entitlements_model::time::FOREVER;
 use pgrx::spi::SpiClient;
-use std::collections::HashMap;
 
 /// Ends what the bundles in force that this key signed brought; none of them is in force any more. The catalog's turn has been
 /// taken. Their sequence numbers stay known, and the same claims signed with another key are accepted again.
@@ -32,8 +31,8 @@ fn end(client: &mut SpiClient<'_>, issuer: &str, sequence: i64, reason: &str) ->
     let cause = Cause { action: "withdraw", bundle: &name, reason: Some(reason) };
     let mut outcome = Outcome::CompareAgain;
     for _ in 0..MOST_COMPARISONS {
-        let present = present::read(client, &source)?;
-        let mut differences = difference::between(present, Vec::new(), &HashMap::new(), transaction_time());
+        let present = present::read(client, &source, std::iter::empty())?;
+        let mut differences = difference::between(present, Vec::new(), transaction_time());
         outcome = write::write(&source, cause, &mut differences, &catalog)?;
         if outcome == Outcome::Written {
             break;

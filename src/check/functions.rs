@@ -12,6 +12,7 @@ use crate::meter::rate;
 use crate::meter::write::sql_amount;
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
+use crate::pg::number::AmountArgument;
 use crate::pg::snapshot::statement_time;
 use entitlements_model::amount::Allowance;
 use entitlements_model::kind::{Kind, Reason};
@@ -116,13 +117,13 @@ fn allowance(account: Option<&str>, feature: Option<&str>) -> Option<AnyNumeric>
 fn check_access(
     account: Option<&str>,
     feature: Option<&str>,
-    n: Option<AnyNumeric>,
+    n: Option<AmountArgument>,
 ) -> pgrx::composite_type!('static, "entitlements.decision") {
     or_raise(decide(account, feature, n).and_then(Decision::into_composite))
 }
 
 /// The answer to "would n be allowed now".
-pub fn decide(account: Option<&str>, feature: Option<&str>, n: Option<AnyNumeric>) -> Result<Decision, Error> {
+pub fn decide(account: Option<&str>, feature: Option<&str>, n: Option<AmountArgument>) -> Result<Decision, Error> {
     let requested = units("n", n)?;
     let feature = feature_key(feature)?;
     let now = statement_time();

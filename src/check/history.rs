@@ -178,8 +178,8 @@ impl Reader<'_> {
     /// Whether what came by bundles counts at a time of the clock.
     pub fn enforcement_at(&self, at: Time, is_past: bool) -> Enforcement {
         match is_past {
-            true => Enforcement::in_the_past(&self.relations, self.snapshot, at),
-            false => Enforcement::at_present(&self.relations, self.snapshot, at),
+            true => Enforcement::in_the_past(self.relations, self.snapshot, at),
+            false => Enforcement::at_present(self.relations, self.snapshot, at),
         }
     }
 

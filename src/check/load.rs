@@ -130,7 +130,7 @@ impl Plans for Catalog {
 
 /// Reads with one snapshot.
 pub struct Reader<'a> {
-    pub relations: Relations,
+    pub relations: &'a Relations,
     pub snapshot: ActiveSnapshot,
     pub catalog: &'a mut Catalog,
     pub(super) answers: &'a mut Answers,

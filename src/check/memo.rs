@@ -219,7 +219,7 @@ impl Memo {
         let relations = Relations::current(&mut self.relations)?;
         let now = statement_time();
         if !self.enforcement.holds_at(now) {
-            self.enforcement = Enforcement::at_present(&relations, snapshot, now);
+            self.enforcement = Enforcement::at_present(relations, snapshot, now);
         }
         Ok(Reader {
             relations,

@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::meter::functions::Arguments;
 use crate::pg::error::{or_raise, raise};
 use crate::pg::jsonb::JsonbText;
+use crate::pg::number::AmountArgument;
 use crate::pg::session::hide_statement;
 use pgrx::AnyNumeric;
 use pgrx::datum::Uuid;
@@ -91,7 +92,7 @@ fn current_allowance(feature: Option<&str>) -> Option<AnyNumeric> {
 #[pg_extern(sql = false)]
 fn current_check_access(
     feature: Option<&str>,
-    n: Option<AnyNumeric>,
+    n: Option<AmountArgument>,
 ) -> pgrx::composite_type!('static, "entitlements.decision") {
     or_raise(on_current(|account| check::decide(account, feature, n)?.into_composite()))
 }
@@ -116,24 +117,30 @@ fn current_entitlements_of() -> TableIterator<
 }
 
 /// A call of the consume family on the current account.
-fn call<'a>(account: Option<&'a str>, feature: Option<&'a str>, n: Option<AnyNumeric>) -> Arguments<'a> {
+fn call<'a>(account: Option<&'a str>, feature: Option<&'a str>, n: Option<AmountArgument>) -> Arguments<'a> {
     Arguments { account, feature, n, idempotency_key: None, metadata: None }
 }
 
 #[pg_extern(sql = false)]
-fn current_consume(feature: Option<&str>, n: Option<AnyNumeric>) -> pgrx::composite_type!('static, "entitlements.decision") {
+fn current_consume(
+    feature: Option<&str>,
+    n: Option<AmountArgument>,
+) -> pgrx::composite_type!('static, "entitlements.decision") {
     or_raise(on_current(|account| call(account, feature, n).consume()))
 }
 
 #[pg_extern(sql = false)]
 fn current_try_consume(
     feature: Option<&str>,
-    n: Option<AnyNumeric>,
+    n: Option<AmountArgument>,
 ) -> pgrx::composite_type!('static, "entitlements.decision") {
     or_raise(on_current(|account| call(account, feature, n).try_consume()))
 }
 
 #[pg_extern(sql = false)]
-fn current_release(feature: Option<&str>, n: Option<AnyNumeric>) -> pgrx::composite_type!('static, "entitlements.decision") {
+fn current_release(
+    feature: Option<&str>,
+    n: Option<AmountArgument>,
+) -> pgrx::composite_type!('static, "entitlements.decision") {
     or_raise(on_current(|account| call(account, feature, n).release()))
 }

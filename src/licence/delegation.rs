@@ -20,6 +20,7 @@ use crate::meter::functions::{feature_key, or_denial, units};
 use crate::meter::reservation::end_of;
 use crate::meter::write::sql_amount;
 use crate::pg::error::or_raise;
+use crate::pg::number::AmountArgument;
 use crate::pg::session::{Actor, connect_to_change};
 use crate::pg::snapshot::statement_time;
 use crate::row::{present, present_time};
@@ -55,7 +56,7 @@ fn delegate(
     account: Option<&str>,
     site: Option<&str>,
     feature: Option<&str>,
-    amount: Option<AnyNumeric>,
+    amount: Option<AmountArgument>,
     lease: Option<Interval>,
     reason: Option<&str>,
 ) -> i64 {
@@ -66,7 +67,7 @@ fn hand_out(
     account: Option<&str>,
     site: Option<&str>,
     feature: Option<&str>,
-    amount: Option<AnyNumeric>,
+    amount: Option<AmountArgument>,
     lease: Option<Interval>,
     reason: Option<&str>,
 ) -> Result<i64, Error> {

@@ -262,7 +262,7 @@ impl Rounds {
     ) -> Result<T, Error> {
         loop {
             let round = with_fresh_snapshot(|snapshot| {
-                let relations = MEMO.with(|memo| memo.read(|reader| Ok(reader.relations)))?;
+                let relations = MEMO.with(|memo| memo.read(|reader| Ok(*reader.relations)))?;
                 let now = statement_time();
                 let (at, rounds) = (self.at.unwrap_or(now), &mut self);
                 act(&mut Turn { snapshot, relations, now, at, subject, rounds, next: Round::Again, is_stale: false })
@@ -297,7 +297,7 @@ impl Subject<'_> {
             memo.read(|reader| {
                 let look = match self {
                     Self::Counter(id) => {
-                        return Ok(Counter::by_id(&reader.relations, reader.snapshot, id).map(Pool::of_counter));
+                        return Ok(Counter::by_id(reader.relations, reader.snapshot, id).map(Pool::of_counter));
                     }
                     Self::Request(Request { account, feature, .. }) => {
                         Look::at(reader, account.map(str::as_bytes), feature.as_bytes(), now, Lapsed::Held)?

@@ -12,22 +12,21 @@ use crate::accounts::arguments::{required, required_text};
 use crate::audit::{self, Change};
 use crate::error::Error;
 use crate::pg::error::or_raise;
+use crate::pg::number::AmountArgument;
 use crate::pg::session::connect_to_change;
 use crate::pg::snapshot::statement_time;
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::kind::Reason;
 use entitlements_model::meter::burn;
 use entitlements_model::time::Time;
-use pgrx::AnyNumeric;
 use pgrx::prelude::*;
 use serde_json::value::RawValue;
-use std::str::FromStr;
 
 #[pg_extern(sql = false)]
 fn set_usage(
     account: Option<&str>,
     feature: Option<&str>,
-    used: Option<AnyNumeric>,
+    used: Option<AmountArgument>,
     reason: Option<&str>,
 ) -> pgrx::composite_type!('static, "entitlements.decision") {
     or_raise(correct(account, feature, used, reason).and_then(Decision::into_composite))
@@ -36,14 +35,14 @@ fn set_usage(
 fn correct(
     key: Option<&str>,
     feature: Option<&str>,
-    used: Option<AnyNumeric>,
+    used: Option<AmountArgument>,
     reason: Option<&str>,
 ) -> Result<Decision, Error> {
     let (account, feature, used, reason) = connect_to_change(|client| {
         let feature = required("feature", feature)?;
         let reason = required_text("reason", reason)?;
-        let used = Amount::from_str(&required("used", used)?.to_string())
-            .map_err(|fault| Error::argument("used", fault.to_string()))?;
+        let AmountArgument(used) = required("used", used)?;
+        let used = used.map_err(|fault| Error::argument("used", fault.to_string()))?;
         Ok::<_, Error>((Account::take(client, key)?, feature, used, reason))
     })?;
     let request = Request { account: key, feature, n: used, whole: true, entry: None };

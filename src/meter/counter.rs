@@ -106,9 +106,9 @@ impl Counter {
             && found.key == key
             && found.window.contains(at)
         {
-            return Some(found.with_slots(&relations, snapshot));
+            return Some(found.with_slots(relations, snapshot));
         }
-        let found = Self::covering(&relations, snapshot, key, at)?;
+        let found = Self::covering(relations, snapshot, key, at)?;
         if let Some(root) = Root::of(&relations.counters, found.place) {
             reader.roots.keep(key, root);
         }

@@ -22,6 +22,7 @@ use crate::audit::{self, Change};
 use crate::check::memo::MEMO;
 use crate::error::Error;
 use crate::pg::error::or_raise;
+use crate::pg::number::AmountArgument;
 use crate::pg::session::{Actor, connect_to_change};
 use crate::pg::snapshot::statement_time;
 use entitlements_model::amount::{Allowance, Amount};
@@ -39,7 +40,7 @@ use serde_json::value::RawValue;
 fn grant_credit(
     account: Option<&str>,
     feature: Option<&str>,
-    amount: Option<AnyNumeric>,
+    amount: Option<AmountArgument>,
     reason: Option<&str>,
     expires_at: Option<TimestampWithTimeZone>,
     priority: Option<i32>,

@@ -4,12 +4,14 @@ use super::look::Look;
 use super::write::sql_amount;
 use crate::check::functions::sql_time;
 use crate::error::{Error, Exceeded};
-use crate::pg::composite::{Composite, SignedAmount};
+use crate::pg::composite::{Composite, CompositeType, SignedAmount};
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::kind::{Kind, Reason};
 use entitlements_model::time::Time;
 use pgrx::prelude::*;
 use pgrx::{AllocatedByRust, AnyNumeric};
+
+static DECISION: CompositeType = CompositeType::new(c"decision");
 
 /// An answer, as the type `decision` has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +68,7 @@ impl Decision {
             Some(Allowance::Finite(amount)) => Some(amount.into()),
             Some(Allowance::Unlimited) | None => None,
         };
-        let decision = Composite::of(c"decision")?
+        let decision = Composite::of(&DECISION)?
             .with(Some(self.allowed))
             .with(Some(self.reason.as_str()))
             .with(self.account.clone())

@@ -6,15 +6,15 @@ use super::idempotency::{Call, once};
 use crate::error::Error;
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
+use crate::pg::number::AmountArgument;
 use entitlements_model::amount::Amount;
+use pgrx::AllocatedByRust;
 use pgrx::prelude::*;
-use pgrx::{AllocatedByRust, AnyNumeric};
-use std::str::FromStr;
 
 /// A number of units to take or give back.
-pub fn units(argument: &'static str, n: Option<AnyNumeric>) -> Result<Amount, Error> {
-    let n = n.ok_or_else(|| Error::argument(argument, "it is NULL"))?;
-    match Amount::from_str(&n.to_string()) {
+pub fn units(argument: &'static str, n: Option<AmountArgument>) -> Result<Amount, Error> {
+    let AmountArgument(n) = n.ok_or_else(|| Error::argument(argument, "it is NULL"))?;
+    match n {
         Ok(Amount::ZERO) => Err(Error::argument(argument, "it is zero")),
         Ok(amount) => Ok(amount),
         Err(fault) => Err(Error::argument(argument, fault.to_string())),
@@ -37,7 +37,7 @@ pub type Composite = PgHeapTuple<'static, AllocatedByRust>;
 pub struct Arguments<'a> {
     pub account: Option<&'a str>,
     pub feature: Option<&'a str>,
-    pub n: Option<AnyNumeric>,
+    pub n: Option<AmountArgument>,
     pub idempotency_key: Option<&'a str>,
     pub metadata: Option<JsonbText>,
 }
@@ -79,7 +79,7 @@ impl Arguments<'_> {
 fn consume(
     account: Option<&str>,
     feature: Option<&str>,
-    n: Option<AnyNumeric>,
+    n: Option<AmountArgument>,
     idempotency_key: Option<&str>,
     metadata: Option<JsonbText>,
 ) -> pgrx::composite_type!('static, "entitlements.decision") {
@@ -90,7 +90,7 @@ fn consume(
 fn try_consume(
     account: Option<&str>,
     feature: Option<&str>,
-    n: Option<AnyNumeric>,
+    n: Option<AmountArgument>,
     idempotency_key: Option<&str>,
     metadata: Option<JsonbText>,
 ) -> pgrx::composite_type!('static, "entitlements.decision") {
@@ -101,7 +101,7 @@ fn try_consume(
 fn release(
     account: Option<&str>,
     feature: Option<&str>,
-    n: Option<AnyNumeric>,
+    n: Option<AmountArgument>,
     idempotency_key: Option<&str>,
     metadata: Option<JsonbText>,
 ) -> pgrx::composite_type!('static, "entitlements.decision") {

@@ -64,7 +64,7 @@ fn windows(account: Option<&str>, feature: Option<&str>, asked: Window) -> Resul
             let id = reader.account(account.as_bytes(), Some(now))?.id;
             let id = id.ok_or_else(|| Error::UnknownAccount { account: account.to_owned() })?;
             let mut windows: BTreeMap<(Time, Time), Used> = BTreeMap::new();
-            for counter in Counter::all(&reader.relations, reader.snapshot, id, feature.resolved.id.0) {
+            for counter in Counter::all(reader.relations, reader.snapshot, id, feature.resolved.id.0) {
                 let Window { start, end } = counter.window;
                 if end <= asked.start || asked.end <= start {
                     continue;

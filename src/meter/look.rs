@@ -498,7 +498,7 @@ fn plan_pool(
 ) -> Result<Pool, Error> {
     let key = PoolKey { account, feature: feature.resolved.id.0, credit: PLAN };
     let counter = match feature.rollover {
-        Some(_) => Counter::covering(&reader.relations, reader.snapshot, key, now),
+        Some(_) => Counter::covering(reader.relations, reader.snapshot, key, now),
         None => Counter::where_it_was(reader, key, now),
     };
     let mut pool = pool(key, allowance, counter, None);

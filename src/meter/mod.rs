@@ -35,7 +35,7 @@ use pgrx::spi::{Spi, SpiClient};
 
 /// The extension's tables as they are now.
 pub fn relations() -> Result<Relations, Error> {
-    MEMO.with(|memo| memo.read(|reader| Ok(reader.relations)))
+    MEMO.with(|memo| memo.read(|reader| Ok(*reader.relations)))
 }
 
 /// Runs queries that change the tables, for callers who have no privilege on them.

@@ -92,7 +92,7 @@ pub fn check(look: &Look, n: Amount, now: Time) -> Result<Decision, Error> {
             let arrival = match shared(look) {
                 Some(rates) => rates.look_up(key(owner)),
                 None => MEMO.with(|memo| {
-                    memo.read(|reader| Ok(stored(&reader.relations, reader.snapshot, owner).map(|(_, arrival)| arrival)))
+                    memo.read(|reader| Ok(stored(reader.relations, reader.snapshot, owner).map(|(_, arrival)| arrival)))
                 })?,
             };
             let before = rate::decide(rate, arrival, now, n);

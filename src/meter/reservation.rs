@@ -18,6 +18,7 @@ use crate::accounts::arguments::timestamp;
 use crate::error::Error;
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
+use crate::pg::number::AmountArgument;
 use crate::pg::session::refuse_read_only;
 use crate::pg::snapshot::statement_time;
 use entitlements_model::amount::Amount;
@@ -36,7 +37,7 @@ const DAY: Time = 86_400_000_000;
 fn reserve(
     account: Option<&str>,
     feature: Option<&str>,
-    n: Option<AnyNumeric>,
+    n: Option<AmountArgument>,
     ttl: Option<Interval>,
     metadata: Option<JsonbText>,
 ) -> Uuid {
@@ -47,7 +48,7 @@ fn reserve(
 fn make(
     account: Option<&str>,
     feature: Option<&str>,
-    n: Option<AnyNumeric>,
+    n: Option<AmountArgument>,
     ttl: Option<Interval>,
     metadata: Option<&str>,
 ) -> Result<Uuid, Error> {
@@ -93,12 +94,12 @@ fn make(
 #[pg_extern(sql = false)]
 fn commit_reservation(
     id: Option<Uuid>,
-    actual: Option<AnyNumeric>,
+    actual: Option<AmountArgument>,
 ) -> pgrx::composite_type!('static, "entitlements.decision") {
     or_raise(commit(id, actual))
 }
 
-fn commit(id: Option<Uuid>, actual: Option<AnyNumeric>) -> Result<PgHeapTuple<'static, AllocatedByRust>, Error> {
+fn commit(id: Option<Uuid>, actual: Option<AmountArgument>) -> Result<PgHeapTuple<'static, AllocatedByRust>, Error> {
     let id = id.ok_or_else(|| Error::argument("id", "it is NULL"))?;
     let actual = actual.map(|actual| units("actual", Some(actual))).transpose()?;
     let held = end(id, "committed", actual)?.map_err(|ended| ended.refusal(id, "committed"))?;

@@ -118,13 +118,13 @@ pub fn foresee(
 ) -> Result<(), Error> {
     let Some(rollover) = pool.rollover else { return Ok(()) };
     let relations = reader.relations;
-    let window = window_of(&relations, pool, feature, now)?;
-    let last = Counter::last_begun(&relations, reader.snapshot, pool.key, FOREVER);
+    let window = window_of(relations, pool, feature, now)?;
+    let last = Counter::last_begun(relations, reader.snapshot, pool.key, FOREVER);
     if window.start == BEGINNING || last.as_ref().is_some_and(|last| last.window.start > window.start) {
         return Ok(());
     }
     let over = last.map(|counter| (counter.window, counter.total().saturating_sub(lapsed(reader, counter.id, now))));
-    let windows = uncarried(pool, rollover, window, over, |at| window_of(&relations, pool, feature, at))?;
+    let windows = uncarried(pool, rollover, window, over, |at| window_of(relations, pool, feature, at))?;
     let new = carried(&past(reader, pool, feature, &windows, over)?, rollover);
     let cuts: Vec<(i64, Amount)> = excess(pool, credits.iter().map(|(_, credit)| credit), &new, rollover)
         .into_iter()
@@ -137,7 +137,7 @@ pub fn foresee(
         }
     }
     for (place, Carried { amount, windows }) in (1..).zip(new) {
-        let expires_at = end_of_windows(&relations, pool, feature, window, windows, now)?;
+        let expires_at = end_of_windows(relations, pool, feature, window, windows, now)?;
         let rank = burn::Pool { credit: Some(-place), priority: PRIORITY, expires_at, started_at: window.start };
         credits.push((rank, Pool::foreseen(PoolKey { credit: -place, ..pool.key }, amount)));
     }

@@ -20,7 +20,7 @@ use crate::bundle::deployment::Deployment;
 use crate::check::functions::sql_time;
 use crate::check::memo::MEMO;
 use crate::error::Error;
-use crate::pg::composite::Composite;
+use crate::pg::composite::{Composite, CompositeType};
 use crate::pg::error::or_raise;
 use crate::pg::session::{connect_to_change, refuse_read_only};
 use crate::pg::snapshot::statement_time;
@@ -38,6 +38,8 @@ use pgrx::{AllocatedByRust, AnyNumeric};
 
 /// Most bytes of a holder's name, which is indexed.
 const HOLDER_BYTES: usize = 255;
+
+static SEAT_ASSIGNMENT: CompositeType = CompositeType::new(c"seat_assignment");
 
 /// Whose seat is meant.
 #[derive(Clone, Copy)]
@@ -626,7 +628,7 @@ fn end(seat: i64, reason: &str, now: Time) -> Result<(), Error> {
 }
 
 fn keep_event(account: i64, feature: i32, billionths: i128, action: &'static str, at: Time) -> Result<(), Error> {
-    let relations = MEMO.with(|memo| memo.read(|reader| Ok(reader.relations)))?;
+    let relations = MEMO.with(|memo| memo.read(|reader| Ok(*reader.relations)))?;
     write::keep_event(&relations, Event { account, feature, amount: signed(billionths), entry: entry(action), at })
 }
 
@@ -660,7 +662,7 @@ impl Answer {
             Allowance::Finite(amount) => Some(sql_amount(amount)),
             Allowance::Unlimited => None,
         });
-        let answer = Composite::of(c"seat_assignment")?
+        let answer = Composite::of(&SEAT_ASSIGNMENT)?
             .with(Some(allowed))
             .with(Some(reason.as_str()))
             .with(account)

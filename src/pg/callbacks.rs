@@ -8,7 +8,7 @@ use super::snapshot::is_serializable;
 use crate::guard::session;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// What is remembered by snapshot no longer holds, although the next snapshot may look like the last: a snapshot leaves out
 /// its own transaction's id, and keeps its command id over ROLLBACK TO.
@@ -23,6 +23,14 @@ pub static ROLLED_BACK: BackendFlag = BackendFlag::lowered();
 
 /// A relation was changed or dropped: the extension's own may have got other OIDs.
 pub static RELATIONS_CHANGED: BackendFlag = BackendFlag::raised();
+
+/// How often RELATIONS_CHANGED was raised.
+static TIMES_CHANGED: AtomicU64 = AtomicU64::new(0);
+
+/// A number that another one follows when relations change, for who keeps what it has found in the system catalog.
+pub fn relations_epoch() -> u64 {
+    TIMES_CHANGED.load(Ordering::Relaxed)
+}
 
 #[pg_guard]
 unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _argument: *mut std::ffi::c_void) {
@@ -67,6 +75,7 @@ pub fn nesting_level() -> i32 {
 unsafe extern "C-unwind" fn at_relation_change(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
     if relation == pg_sys::InvalidOid || OWN_RELATIONS.iter().any(|own| own.load(Ordering::Relaxed) == relation.to_u32()) {
         RELATIONS_CHANGED.raise();
+        TIMES_CHANGED.fetch_add(1, Ordering::Relaxed);
     }
 }
 

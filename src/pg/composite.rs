@@ -1,5 +1,6 @@
 //! Making values of the extension's composite types.
 
+use super::callbacks::relations_epoch;
 use super::relations::SCHEMA;
 use super::values;
 use crate::error::Error;
@@ -7,6 +8,7 @@ use entitlements_model::amount::Amount;
 use pgrx::heap_tuple::PgHeapTuple;
 use pgrx::{AllocatedByRust, IntoDatum, PgTupleDesc, pg_sys};
 use std::ffi::CStr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A number of units in billionths.
 #[derive(Clone, Copy)]
@@ -18,6 +20,41 @@ impl From<Amount> for SignedAmount {
     }
 }
 
+/// A composite type in the extension's schema, looked up by its name once until relations change.
+pub struct CompositeType {
+    name: &'static CStr,
+    /// What it was found as, and when.
+    oid: AtomicU32,
+    epoch: AtomicU64,
+}
+
+impl CompositeType {
+    pub const fn new(name: &'static CStr) -> Self {
+        Self { name, oid: AtomicU32::new(0), epoch: AtomicU64::new(0) }
+    }
+
+    fn oid(&self) -> Result<pg_sys::Oid, Error> {
+        let (known, epoch) = (self.oid.load(Ordering::Relaxed), relations_epoch());
+        if known != 0 && self.epoch.load(Ordering::Relaxed) == epoch {
+            return Ok(pg_sys::Oid::from(known));
+        }
+        // SAFETY: a look-up in the system catalog by NUL-terminated name and schema.
+        let oid = unsafe {
+            let schema = pg_sys::get_namespace_oid(SCHEMA.as_ptr(), false);
+            let (name, none) = (pg_sys::Datum::from(self.name.as_ptr()), pg_sys::Datum::from(0));
+            let column = pg_sys::Anum_pg_type_oid as i16;
+            pg_sys::GetSysCacheOid(pg_sys::SysCacheIdentifier::TYPENAMENSP as i32, column, name, schema.into(), none, none)
+        };
+        if oid == pg_sys::InvalidOid {
+            return Err(Error::incomplete(format!("type entitlements.{} is missing", self.name.to_string_lossy())));
+        }
+        // The number before the look-up: a change meanwhile has another one.
+        self.epoch.store(epoch, Ordering::Relaxed);
+        self.oid.store(oid.to_u32(), Ordering::Relaxed);
+        Ok(oid)
+    }
+}
+
 /// A value of a composite type, filled from the first column to the last.
 pub struct Composite {
     descriptor: PgTupleDesc<'static>,
@@ -25,20 +62,10 @@ pub struct Composite {
 }
 
 impl Composite {
-    /// By the type's name in the extension's schema.
-    pub fn of(name: &CStr) -> Result<Self, Error> {
-        // SAFETY: a look-up in the system catalog by NUL-terminated name and schema.
-        let oid = unsafe {
-            let schema = pg_sys::get_namespace_oid(SCHEMA.as_ptr(), false);
-            let (name, none) = (pg_sys::Datum::from(name.as_ptr()), pg_sys::Datum::from(0));
-            let column = pg_sys::Anum_pg_type_oid as i16;
-            pg_sys::GetSysCacheOid(pg_sys::SysCacheIdentifier::TYPENAMENSP as i32, column, name, schema.into(), none, none)
-        };
-        if oid == pg_sys::InvalidOid {
-            return Err(Error::incomplete(format!("type entitlements.{} is missing", name.to_string_lossy())));
-        }
-        // SAFETY: a copy of the type's descriptor.
-        let descriptor = unsafe { PgTupleDesc::from_pg_is_copy(pg_sys::lookup_rowtype_tupdesc_copy(oid, -1)) };
+    pub fn of(composite: &CompositeType) -> Result<Self, Error> {
+        let oid = composite.oid()?;
+        // SAFETY: the descriptor of a type that is there, counted as in use until it is dropped.
+        let descriptor = unsafe { PgTupleDesc::from_pg(pg_sys::lookup_rowtype_tupdesc(oid, -1)) };
         let columns = Vec::with_capacity(descriptor.len());
         Ok(Self { descriptor, columns })
     }

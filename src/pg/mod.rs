@@ -15,6 +15,7 @@ pub mod entry;
 pub mod error;
 pub mod jsonb;
 pub mod latch;
+pub mod number;
 pub mod owner;
 pub mod relations;
 pub mod scan;

@@ -345,14 +345,15 @@ fn changes_are_marked() -> Result<bool, Error> {
 
 impl Relations {
     /// The relations as they are now, unless `known` has them already.
-    pub fn current(known: &mut Option<Self>) -> Result<Self, Error> {
-        if let Some(known) = *known {
-            return Ok(known);
+    pub fn current(known: &mut Option<Self>) -> Result<&Self, Error> {
+        match known {
+            Some(known) => Ok(known),
+            None => {
+                let found = Self::look_up()?;
+                watch(found.oids());
+                Ok(known.insert(found))
+            }
         }
-        let found = Self::look_up()?;
-        watch(found.oids());
-        *known = Some(found);
-        Ok(found)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reading and making values of SQL types without the allocations of the general conversions.
 
-use entitlements_model::amount::{Allowance, Amount};
+use entitlements_model::amount::{Allowance, Amount, AmountError};
 use pgrx::{AnyNumeric, FromDatum, IntoDatum, pg_sys};
 use std::ffi::CStr;
 
@@ -43,6 +43,21 @@ pub unsafe fn with_text<R>(datum: pg_sys::Datum, read: impl FnOnce(&[u8]) -> R) 
 pub(super) unsafe fn allowance(datum: pg_sys::Datum) -> Allowance {
     // SAFETY: a numeric is a varlena.
     unsafe { with_text(datum, read_numeric) }.expect("amounts were checked when they were written")
+}
+
+/// A numeric that somebody gives for an amount.
+///
+/// # Safety
+/// `datum` is a valid, non-NULL numeric.
+pub(super) unsafe fn numeric_amount(datum: pg_sys::Datum) -> Result<Amount, AmountError> {
+    // SAFETY: a numeric is a varlena, and printed by its output function.
+    unsafe {
+        match with_text(datum, read_numeric) {
+            Some(Allowance::Finite(amount)) => Ok(amount),
+            // What is wrong with it shows best as it is written.
+            Some(Allowance::Unlimited) | None => printed(pg_sys::numeric_out, datum).parse(),
+        }
+    }
 }
 
 /// The header of a numeric with sign, weight and number of decimals in one word.
@@ -210,7 +225,7 @@ impl TextDatum {
 #[cfg(test)]
 mod tests {
     use super::{numeric_bytes, read_numeric};
-    use entitlements_model::amount::{Allowance, Amount};
+    use entitlements_model::amount::{Allowance, Amount, AmountError};
 
     /// As numeric_send gives them: header and digits; `SELECT numeric_send(…)` has weight, sign and decimals apart.
     fn words(billionths: i128) -> Vec<u16> {

@@ -108,16 +108,16 @@ impl Reader {
             }
             b'{' => {
                 let members = self.split(text, path, depth)?;
-                let mut seen = HashSet::with_capacity(members.len());
+                let repeats = repeats(&members);
                 let mut values = Vec::with_capacity(members.len());
-                for (key, member) in &members {
-                    let path = path.member(key);
-                    if !seen.insert(key) {
+                for (place, (key, member)) in members.into_iter().enumerate() {
+                    let path = path.member(&key);
+                    if repeats.contains(&place) {
                         self.faults.push(&path, || "the key appears more than once".into());
-                    } else if self.storable(key, &path)
+                    } else if self.storable(&key, &path)
                         && let Some(value) = self.read(member, &path, depth + 1)
                     {
-                        values.push((key.clone(), value));
+                        values.push((key, value));
                     }
                     if self.is_full() {
                         return None;
@@ -179,6 +179,18 @@ impl Reader {
         }
         storable
     }
+}
+
+/// The places of members whose key another one has before.
+fn repeats(members: &[(String, &RawValue)]) -> HashSet<usize> {
+    // So few are compared sooner than hashed.
+    const FEW: usize = 8;
+    let mut seen = HashSet::with_capacity(if members.len() > FEW { members.len() } else { 0 });
+    let mut is_repeat = |place: usize| {
+        let key = &members[place].0;
+        if members.len() > FEW { !seen.insert(key) } else { members[..place].iter().any(|(other, _)| other == key) }
+    };
+    (0..members.len()).filter(|place| is_repeat(*place)).collect()
 }
 
 /// Collects members up to one more than there is room for.
