@@ -25,7 +25,7 @@ server_user() {
     if [ "$EUID" -ne 0 ]; then
         id -un
     elif [ -d "$(cluster_dir)/data" ]; then
-        stat -c %U "$(cluster_dir)/data"
+        stat -L -c %U "$(cluster_dir)/data"
     elif getent passwd postgres >/dev/null; then
         echo postgres
     else

@@ -225,7 +225,7 @@ impl TextDatum {
 #[cfg(test)]
 mod tests {
     use super::{numeric_bytes, read_numeric};
-    use entitlements_model::amount::{Allowance, Amount, AmountError};
+    use entitlements_model::amount::{Allowance, Amount};
 
     /// As numeric_send gives them: header and digits; `SELECT numeric_send(…)` has weight, sign and decimals apart.
     fn words(billionths: i128) -> Vec<u16> {

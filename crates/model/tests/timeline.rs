@@ -187,6 +187,13 @@ fn each_piece_of_a_term_knows_when_it_began() {
 }
 
 #[test]
+fn an_end_between_two_terms_is_that_of_the_first() {
+    let (second, _) = renew(&[active(0, 60), canceled(60, 69)], 93, 100).unwrap();
+    assert_eq!(second, [active(0, 60), canceled(60, 69), of_term(93, active(93, 100))]);
+    assert_eq!(with_end(&second, 0, 80), Ok(vec![active(0, 60), canceled(60, 80)]));
+}
+
+#[test]
 fn an_end_in_the_future_cancels_the_time_that_is_left() {
     let life = vec![active(0, 100), active(100, 200)];
     assert_eq!(end(&life, 50, 80), Ok(vec![active(0, 50), canceled(50, 80)]));
@@ -296,11 +303,11 @@ proptest! {
                 prop_assert!(stretch.grace_until.is_none() || stretch.status == Status::PastDue);
                 prop_assert!(stretch.grace_until.is_none_or(|grace| grace > stretch.starts_at));
             }
-            let last_term = life.last().map(|stretch| stretch.term_starts_at);
             for at in 0..400 {
-                // What lay in a term stays in it; what is new belongs to the renewal, else to the last term.
+                // What lay in a term stays in it; what is new belongs to the renewal, else to the last term that had begun by then.
                 if let Some(term) = term_start(&changed, at) {
-                    let expected = term_start(&life, at).or(renewed_at).or(last_term);
+                    let begun = || life.iter().rev().find(|stretch| stretch.starts_at <= at).map(|stretch| stretch.term_starts_at);
+                    let expected = term_start(&life, at).or(renewed_at).or_else(begun);
                     prop_assert_eq!(Some(term), expected, "at {}, {:?} made {:?} of {:?}", at, step, changed, life);
                 }
                 let granting = |life: &[Stretch<u32>]| life.iter().filter(|stretch| stretch.is_in_force(at)).map(|stretch| stretch.terms).collect::<Vec<_>>();

@@ -541,7 +541,8 @@ fn filled() -> (Database, Client) {
 /// Licences, reports and delegations, and documents about them from elsewhere, signed with the key 2.
 fn carry(client: &mut Client) {
     let (own, far) = (PrivateKey::from_seed(&[1; 32]), PrivateKey::from_seed(&[2; 32]));
-    let file = std::env::temp_dir().join("entitlements_bad_input.jwk");
+    let name: String = one(client, "SELECT current_database()::text", &[]);
+    let file = std::env::temp_dir().join(format!("{name}.jwk"));
     std::fs::write(&file, own.to_jwk().as_bytes()).expect("the key is written");
     let jwk: serde_json::Value = serde_json::from_str(&far.public().to_jwk().to_string()).unwrap();
     for (issuer, purpose) in [("far", "usage_report"), ("keygen:acc", "licence")] {
