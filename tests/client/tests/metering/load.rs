@@ -3,7 +3,7 @@
 //! METERING_SECONDS sets how long the random load runs.
 
 use crate::stage::{Stage, allow, ask, assert_sound, run, used};
-use crate::traffic::{self, Traffic};
+use crate::traffic::{self, ENOUGH_SAMPLES, Traffic};
 use entitlements_client_tests::one;
 use postgres::Client;
 use rand::rngs::StdRng;
@@ -221,7 +221,7 @@ fn usage_stays_within_allowances_that_only_rise() {
     let balance = traffic.run(CONNECTIONS);
     balance.assert_stored(&mut stage.connect());
     assert!(traffic.samples().iter().all(|sample| sample.used <= sample.most), "{:?}", traffic.samples());
-    assert!(traffic.samples().len() > 100, "the load was watched");
+    assert!(traffic.samples().len() > ENOUGH_SAMPLES, "the load was watched");
     assert_sound(&mut stage.connect(), true);
 }
 

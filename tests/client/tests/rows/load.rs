@@ -95,8 +95,17 @@ impl<'a> Load<'a> {
         }
     }
 
+    /// A busy machine takes longer until enough was seen.
     fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed) || Instant::now() > self.end
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let late = Instant::now().checked_duration_since(self.end);
+        self.over.load(Ordering::Relaxed) || late.is_some_and(|late| late > PATIENCE || self.has_shown_enough())
+    }
+
+    fn has_shown_enough(&self) -> bool {
+        let (committed, denied) = (self.committed.load(Ordering::Relaxed), self.denied.load(Ordering::Relaxed));
+        let is_administered = !self.with_owner || self.administered.load(Ordering::Relaxed) > 4;
+        self.is_watched() && is_administered && committed > 100 && denied > 10
     }
 
     /// The owner keeps everybody waiting, who watches too.
