@@ -22,8 +22,8 @@ SELECT '# Guarded tables' || E'\n\n' || format(
     current_setting('server_version'), current_setting('shared_buffers'), :rows, :'processors', :'load_before', :'load_after', :'rounds');
 
 SELECT E'\n## Promises\n\nTime of what protect_table makes, divided by that of the best policy written by hand: the shortest of each; and within each round, median (lowest – highest). '
-    'It is promised to be at least as fast. In scans for the current account both have the same plan but for a sub-select that is evaluated once, and two hundredths are what '
-    'the shortest times of the same thing measured twice differ by: up to ' || :most || E' passes.\n';
+    'It is promised to be at least as fast. In scans for the current account both have the same plan but for a sub-select that is evaluated once, so '
+    'that two hundredths are taken for noise: up to ' || :most || E' passes.\n';
 SELECT '| ' || rpad('what', 50) || ' | shortest | ' || rpad('in each round', 22) || ' | promised | met |'
 UNION ALL SELECT '|' || repeat('-', 52) || '|----------|' || repeat('-', 24) || '|----------|-----|';
 SELECT '| ' || rpad(experiment || ', ' || subject, 50) || ' | ' || rpad(round(shortest, 2)::text, 8) || ' | '

@@ -262,7 +262,7 @@ impl Rounds {
     ) -> Result<T, Error> {
         loop {
             let round = with_fresh_snapshot(|snapshot| {
-                let relations = MEMO.with(|memo| memo.read(|reader| Ok(*reader.relations)))?;
+                let relations = super::relations()?;
                 let now = statement_time();
                 let (at, rounds) = (self.at.unwrap_or(now), &mut self);
                 act(&mut Turn { snapshot, relations, now, at, subject, rounds, next: Round::Again, is_stale: false })

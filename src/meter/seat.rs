@@ -628,8 +628,7 @@ fn end(seat: i64, reason: &str, now: Time) -> Result<(), Error> {
 }
 
 fn keep_event(account: i64, feature: i32, billionths: i128, action: &'static str, at: Time) -> Result<(), Error> {
-    let relations = MEMO.with(|memo| memo.read(|reader| Ok(*reader.relations)))?;
-    write::keep_event(&relations, Event { account, feature, amount: signed(billionths), entry: entry(action), at })
+    write::keep_event(&super::relations()?, Event { account, feature, amount: signed(billionths), entry: entry(action), at })
 }
 
 fn entry(action: &'static str) -> Entry<'static> {
