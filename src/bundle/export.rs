@@ -495,7 +495,7 @@ fn state_defaults(feature: &mut Json) {
     if let Json::Object(members) = feature {
         for name in DECISIVE {
             if !members.iter().any(|(member, _)| member == name) {
-                members.push((name.to_owned(), Json::Null));
+                members.push((name.into(), Json::Null));
             }
         }
     }

@@ -3,15 +3,15 @@
 use super::stated::{Exception, Terms};
 use crate::accounts::feature_override::Value;
 use crate::error::Error;
-use crate::row::{present, present_time};
+use crate::pg::rows::{self, QueryRow};
+use crate::row::present;
 use entitlements_model::kind::Status;
 use entitlements_model::time::Time;
 use entitlements_model::timeline::Stretch;
 use foldhash::quality::RandomState;
-use pgrx::prelude::*;
-use pgrx::spi::{SpiClient, SpiHeapTupleData};
+use hashbrown::HashMap;
+use pgrx::spi::SpiClient;
 use std::borrow::Cow;
-use std::collections::HashMap;
 
 pub struct Row {
     pub row_id: i64,
@@ -65,60 +65,72 @@ pub fn read<'a>(
     stated: impl Iterator<Item = &'a str>,
 ) -> Result<PresentAccounts, Error> {
     let mut accounts = PresentAccounts::default();
-    for row in client.select(SUBSCRIPTIONS, None, &[source.into()])? {
-        let account = account_of(&mut accounts, &row)?;
-        let id = present(&row, 3)?;
+    rows::each(client, SUBSCRIPTIONS, &[source.into()], |row| {
+        let account = account_of(&mut accounts, row)?;
+        let id = stored(row.int8(3))?;
         if account.subscriptions.last().is_none_or(|last| last.id != id) {
-            account.subscriptions.push(PresentSubscription { id, reference: row.get(4)?, rows: Vec::with_capacity(1) });
+            let reference = row.text(4).map(str::to_owned);
+            account.subscriptions.push(PresentSubscription { id, reference, rows: Vec::with_capacity(1) });
         }
-        account.subscriptions.last_mut().expect("one was just pushed").rows.push(stretch(&row)?);
-    }
-    for row in client.select(OVERRIDES, None, &[source.into()])? {
-        account_of(&mut accounts, &row)?.overrides.push(exception(&row)?);
-    }
+        account.subscriptions.last_mut().expect("one was just pushed").rows.push(stretch(row)?);
+        Ok::<_, Error>(())
+    })?;
+    rows::each(client, OVERRIDES, &[source.into()], |row| {
+        account_of(&mut accounts, row)?.overrides.push(exception(row)?);
+        Ok::<_, Error>(())
+    })?;
     let others = stated.filter(|key| !accounts.contains_key(*key)).collect();
     let found = ids(client, others)?.into_iter();
     accounts.extend(found.map(|(key, id)| (key, PresentAccount { id, ..PresentAccount::default() })));
     Ok(accounts)
 }
 
-fn account_of<'a>(accounts: &'a mut PresentAccounts, row: &SpiHeapTupleData<'_>) -> Result<&'a mut PresentAccount, Error> {
-    let id = present(row, 2)?;
-    Ok(accounts.entry(present(row, 1)?).or_insert_with(|| PresentAccount { id, ..PresentAccount::default() }))
+fn account_of<'a>(accounts: &'a mut PresentAccounts, row: &QueryRow<'_>) -> Result<&'a mut PresentAccount, Error> {
+    let id = stored(row.int8(2))?;
+    let account = accounts.entry_ref(stored(row.text(1))?);
+    Ok(account.or_insert_with(|| PresentAccount { id, ..PresentAccount::default() }))
 }
 
-fn word<T: std::str::FromStr>(row: &SpiHeapTupleData<'_>, column: usize) -> Result<T, Error> {
-    let word: String = present(row, column)?;
+fn word<T: std::str::FromStr>(word: &str) -> Result<T, Error> {
     word.parse().map_err(|_| Error::Internal(format!("an issuer's row has the unknown word {word}")))
 }
 
-fn stretch(row: &SpiHeapTupleData<'_>) -> Result<Row, Error> {
+fn stretch(row: &QueryRow<'_>) -> Result<Row, Error> {
     Ok(Row {
-        row_id: present(row, 5)?,
+        row_id: stored(row.int8(5))?,
         stretch: Stretch {
-            status: word::<Status>(row, 8)?,
-            starts_at: present_time(row, 10)?,
-            ends_at: present_time(row, 11)?,
-            term_starts_at: present_time(row, 12)?,
-            grace_until: row.get::<TimestampWithTimeZone>(13)?.map(Time::from),
-            terms: Terms { plan: present(row, 6)?, version: row.get(7)?, quantity: present(row, 9)? },
+            status: word::<Status>(stored(row.text(8))?)?,
+            starts_at: stored(row.time(10))?,
+            ends_at: stored(row.time(11))?,
+            term_starts_at: stored(row.time(12))?,
+            grace_until: row.time(13),
+            terms: Terms { plan: stored(row.int4(6))?, version: row.int8(7), quantity: stored(row.int4(9))? },
         },
-        recorded_at: present_time(row, 14)?,
+        recorded_at: stored(row.time(14))?,
     })
 }
 
-fn exception(row: &SpiHeapTupleData<'_>) -> Result<PresentOverride, Error> {
+fn exception(row: &QueryRow<'_>) -> Result<PresentOverride, Error> {
     Ok(PresentOverride {
-        id: present(row, 3)?,
-        feature: present(row, 4)?,
+        id: stored(row.int8(3))?,
+        feature: stored(row.int4(4))?,
         exception: Exception {
-            mode: word(row, 5)?,
-            value: Value { enabled: row.get(6)?, config: row.get(7)?, amount: row.get(8)? },
-            reason: Cow::Owned(present(row, 9)?),
-            expires_at: present_time(row, 10)?,
+            mode: word(stored(row.text(5))?)?,
+            value: Value {
+                enabled: row.bool(6),
+                config: row.text(7).map(str::to_owned),
+                amount: row.text(8).map(str::to_owned),
+            },
+            reason: Cow::Owned(stored(row.text(9))?.to_owned()),
+            expires_at: stored(row.time(10))?,
         },
-        starts_at: present_time(row, 11)?,
+        starts_at: stored(row.time(11))?,
     })
+}
+
+/// A value that its table does not allow to be NULL.
+fn stored<T>(value: Option<T>) -> Result<T, Error> {
+    value.ok_or_else(|| Error::Internal("an issuer's row has a NULL where none can be".to_owned()))
 }
 
 /// The ids of those accounts that are there.

@@ -206,7 +206,7 @@ fn define(feature: Option<&str>, kind: Option<&str>, definition: Option<JsonbTex
         if members.iter().any(|(member, _)| member == "kind") {
             return Err(Error::argument("definition", "it states the kind too"));
         }
-        members.insert(0, ("kind".to_owned(), Json::string(kind)));
+        members.insert(0, ("kind".into(), Json::string(kind)));
     }
     let document = Json::object([("features", Json::object([(feature.as_str(), Json::Object(members))]))]);
     connect_to_change(|client| make_so(client, &document))?;

@@ -9,7 +9,7 @@ use entitlements_model::amount::Allowance;
 use entitlements_model::catalog::{
     Action, Cell, Change, DocValue, DrawsOn, Feature, Plan, PlanVersionRow, Price, PriceKey, Row,
 };
-use entitlements_model::json::Json;
+use entitlements_model::json::{Json, Member};
 use entitlements_model::key::{FeatureKey, PlanKey};
 use pgrx::spi::SpiClient;
 use serde_json::value::RawValue;
@@ -137,7 +137,7 @@ fn text(text: Option<&str>) -> Json {
     text.map_or(Json::Null, Json::string)
 }
 
-fn number(number: Option<impl ToString>) -> Json {
+fn number(number: Option<impl std::fmt::Display>) -> Json {
     number.map_or(Json::Null, Json::number)
 }
 
@@ -262,7 +262,6 @@ fn side(differences: &Json, which: &str) -> Json {
     let Json::Object(members) = differences else {
         return Json::Null;
     };
-    let side =
-        |(member, difference): &(String, Json)| (member.clone(), difference.get(which).cloned().unwrap_or(Json::Null));
+    let side = |(member, difference): &Member| (member.clone(), difference.get(which).cloned().unwrap_or(Json::Null));
     Json::object(members.iter().map(side))
 }

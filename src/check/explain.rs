@@ -97,7 +97,7 @@ impl Explanation {
     fn value(&self, value: &Resolved) -> String {
         match (value_json(value), &self.unit) {
             (value @ Json::Number(_), Some(unit)) => format!("{value} {unit}"),
-            (Json::String(word), _) if matches!(value, Resolved::Allowance(_)) => word,
+            (Json::String(word), _) if matches!(value, Resolved::Allowance(_)) => word.to_string(),
             (value, _) => value.to_string(),
         }
     }

@@ -18,7 +18,7 @@ use crate::pg::jsonb::JsonbText;
 use crate::pg::session::{Actor, connect_to_change};
 use entitlements_bundle::{KeygenError, KeygenLicence, NumericDate, Purpose, Refusal, open_keygen_file};
 use entitlements_model::fault::Fault;
-use entitlements_model::json::{self, Json, Limits};
+use entitlements_model::json::{self, Json, Limits, Member};
 use entitlements_model::kind::{Kind, OverrideMode, Status};
 use entitlements_model::time::{FOREVER, Time};
 use pgrx::prelude::*;
@@ -128,10 +128,10 @@ fn read_mapping(mapping: Option<JsonbText>) -> Result<Mapping, Error> {
     let Ok(Json::Object(members)) = json::parse(&text, Limits::CATALOG) else {
         return Err(wrong("it is not a JSON object"));
     };
-    let read = |(code, to): (String, Json)| match &to {
-        Json::Null => Ok((code, None)),
-        Json::String(_) => Ok((code, Some(to))),
-        Json::Object(_) if matches!(to.get("feature"), Some(Json::String(_))) => Ok((code, Some(to))),
+    let read = |(code, to): Member| match &to {
+        Json::Null => Ok((code.to_string(), None)),
+        Json::String(_) => Ok((code.to_string(), Some(to))),
+        Json::Object(_) if matches!(to.get("feature"), Some(Json::String(_))) => Ok((code.to_string(), Some(to))),
         _ => Err(wrong("a code stands for a feature's key, for an object with feature and value, or for null")),
     };
     members.into_iter().map(read).collect()
@@ -155,17 +155,17 @@ fn grants(
         let mut fault = |fault: String| faults.push(Fault { path: format!("$.included.{code}"), fault });
         let (feature, value) = match mapping.get(code) {
             Some(None) => continue,
-            Some(Some(Json::String(feature))) => (feature.clone(), None),
+            Some(Some(Json::String(feature))) => (feature.as_str(), None),
             Some(Some(to)) => match to.get("feature") {
-                Some(Json::String(feature)) => (feature.clone(), to.get("value")),
+                Some(Json::String(feature)) => (feature.as_str(), to.get("value")),
                 _ => continue,
             },
-            None => (code.clone(), None),
+            None => (code.as_str(), None),
         };
         let found = client.update(
             "SELECT key, kind FROM entitlements.features WHERE key = ANY (ARRAY[$1, pg_catalog.lower($1)]) ORDER BY key = $1 DESC",
             Some(1),
-            &[feature.as_str().into()],
+            &[feature.into()],
         )?;
         let (Some(key), Some(kind)) = (match found.is_empty() {
             true => (None, None),

@@ -68,7 +68,7 @@ fn amounts_of(amounts: Option<JsonbText>) -> Result<BTreeMap<String, Amount>, Er
         .map(|(feature, amount)| match amount {
             Json::Number(number) => match Amount::from_str(&number) {
                 Ok(Amount::ZERO) => Err(fault(format!("the amount of feature \"{feature}\" is zero"))),
-                Ok(amount) => Ok((feature, amount)),
+                Ok(amount) => Ok((feature.to_string(), amount)),
                 Err(wrong) => Err(fault(format!("the amount of feature \"{feature}\" {wrong}"))),
             },
             _ => Err(fault(format!("the amount of feature \"{feature}\" is not a number"))),

@@ -18,6 +18,7 @@ pub mod latch;
 pub mod number;
 pub mod owner;
 pub mod relations;
+pub mod rows;
 pub mod scan;
 pub mod session;
 pub mod settings;

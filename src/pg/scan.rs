@@ -22,7 +22,7 @@ const KEPT: pg_sys::LOCKMODE = pg_sys::NoLock as pg_sys::LOCKMODE;
 
 unsafe extern "C-unwind" {
     // Declared here, not taken from pgrx, to go without its guard: it cannot raise an error, and runs for each row.
-    fn heap_deform_tuple(
+    pub(super) fn heap_deform_tuple(
         tuple: pg_sys::HeapTuple,
         descriptor: pg_sys::TupleDesc,
         values: *mut pg_sys::Datum,

@@ -24,15 +24,22 @@ pub(super) unsafe fn plain_text<'a>(datum: pg_sys::Datum) -> Option<&'a [u8]> {
 /// `datum` is a valid, non-NULL value of a varlena type such as text.
 #[inline(always)]
 pub unsafe fn with_text<R>(datum: pg_sys::Datum, read: impl FnOnce(&[u8]) -> R) -> R {
-    // SAFETY: by contract; a detoasted copy lives in the current memory context.
+    // SAFETY: by contract.
+    read(unsafe { text_bytes(datum) })
+}
+
+/// The bytes of a varlena value: in place, or in the current memory context where it is compressed or stored elsewhere.
+///
+/// # Safety
+/// `datum` is a valid, non-NULL value of a varlena type such as text. It and the current memory context outlive the bytes.
+#[inline(always)]
+pub(super) unsafe fn text_bytes<'a>(datum: pg_sys::Datum) -> &'a [u8] {
+    // SAFETY: by contract.
     unsafe {
-        match plain_text(datum) {
-            Some(text) => read(text),
-            None => {
-                let value = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
-                read(std::slice::from_raw_parts(pgrx::vardata_any(value).cast(), pgrx::varsize_any_exhdr(value)))
-            }
-        }
+        plain_text(datum).unwrap_or_else(|| {
+            let value = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
+            std::slice::from_raw_parts(pgrx::vardata_any(value).cast(), pgrx::varsize_any_exhdr(value))
+        })
     }
 }
 

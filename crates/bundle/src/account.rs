@@ -113,9 +113,15 @@ fn distinct<T>(
     if read.len() < count {
         return None;
     }
-    let mut seen = HashSet::with_capacity(count);
+    // So many are compared sooner than hashed.
+    const FEW: usize = 8;
+    let mut seen = HashSet::with_capacity(if count > FEW { count } else { 0 });
     for (index, item) in read.iter().enumerate() {
-        if !seen.insert(name(item)) {
+        let is_new = match count > FEW {
+            true => seen.insert(name(item)),
+            false => read[..index].iter().all(|other| name(other) != name(item)),
+        };
+        if !is_new {
             faults.push(&path.item(index).member(member), || format!("'{}' appears more than once", Excerpt(name(item))));
             return None;
         }

@@ -143,7 +143,7 @@ impl Envelope {
             _ => return Err(KeygenError::Malformed("it has not exactly the members enc, sig and alg")),
         }
         let member = |name: &str| match json.get(name) {
-            Some(Json::String(text)) => Ok(text.clone()),
+            Some(Json::String(text)) => Ok(text.to_string()),
             _ => Err(KeygenError::Malformed("it has not exactly the members enc, sig and alg")),
         };
         let sig = decode(&member("sig")?, "sig is not base64")?;

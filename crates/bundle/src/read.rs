@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use entitlements_model::amount::Amount;
 use entitlements_model::fault::{Excerpt, Fault, Faults, Path};
-use entitlements_model::json::{self, Json, Limits};
+use entitlements_model::json::{self, Json, Limits, Member};
 
 use crate::date::NumericDate;
 
@@ -37,7 +37,7 @@ pub(crate) fn document<T>(
 
 /// An object and where it stands.
 pub(crate) struct Object<'j, 'p> {
-    members: &'j [(String, Json)],
+    members: &'j [Member],
     path: &'p Path<'p>,
 }
 
@@ -93,7 +93,7 @@ impl<'j, 'p> Object<'j, 'p> {
     }
 }
 
-pub(crate) fn members<'j>(json: &'j Json, path: &Path, faults: &mut Faults) -> Option<&'j [(String, Json)]> {
+pub(crate) fn members<'j>(json: &'j Json, path: &Path, faults: &mut Faults) -> Option<&'j [Member]> {
     match json {
         Json::Object(members) => Some(members),
         _ => wrong_type(json, "an object", path, faults),
@@ -129,7 +129,7 @@ pub(crate) fn bounded_text(json: &Json, most: usize, path: &Path, faults: &mut F
             faults.push(path, || format!("is longer than {most} bytes"));
             None
         }
-        Json::String(text) => Some(text.clone()),
+        Json::String(text) => Some(text.to_string()),
         _ => wrong_type(json, "a string", path, faults),
     }
 }

@@ -6,16 +6,15 @@
 //! value or faults with their paths: nesting, size and number of values are bounded before they
 //! cost memory or stack.
 //!
-//! serde_json does the lexing. A first pass checks the whole text without recursion; each object
-//! and array is then split into the raw text of its members, one level at a time, which is what
-//! keeps literals and lets a repeated key be seen.
+//! serde_json says whether a text is JSON, without recursion. A second pass goes over what is known
+//! to be JSON: that keeps literals, lets a repeated key be seen, and has no error left to find but
+//! what an escape stands for.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 
-use serde::Deserializer;
-use serde::de::{MapAccess, SeqAccess, Visitor};
+use compact_str::{CompactString, ToCompactString};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -28,11 +27,14 @@ pub enum Json {
     Null,
     Bool(bool),
     /// The literal as written.
-    Number(String),
-    String(String),
+    Number(CompactString),
+    String(CompactString),
     Array(Vec<Json>),
-    Object(Vec<(String, Json)>),
+    Object(Vec<Member>),
 }
+
+/// A member of an object: its key and its value.
+pub type Member = (CompactString, Json);
 
 /// What a document may cost.
 #[derive(Clone, Copy, Debug)]
@@ -69,106 +71,190 @@ pub fn parse(text: &str, limits: Limits) -> Result<Json, Vec<Fault>> {
             return Err(faults.into_vec());
         }
     };
-    let mut reader = Reader { limits, nodes: 0, faults };
-    match reader.read(raw, &Path::Root, 0) {
+    let mut reader = Reader { text: raw.get(), at: 0, items: Vec::new(), members: Vec::new(), limits, nodes: 0, faults };
+    match reader.value(&Path::Root, 0) {
         Some(json) if reader.faults.is_empty() => Ok(json),
         _ => Err(reader.faults.into_vec()),
     }
 }
 
-struct Reader {
+/// Goes over a text that is known to be JSON but for what its escapes stand for.
+struct Reader<'t> {
+    text: &'t str,
+    /// The place of the next byte.
+    at: usize,
+    /// Of the containers that are open, what was read so far; null stands for what has a fault.
+    items: Vec<Json>,
+    members: Vec<Member>,
     limits: Limits,
     nodes: usize,
     faults: Faults,
 }
 
-impl Reader {
-    /// `None` once a fault was noted for this value and reading on would be pointless.
-    fn read(&mut self, raw: &RawValue, path: &Path, depth: usize) -> Option<Json> {
-        let text = raw.get();
+impl<'t> Reader<'t> {
+    /// Reads the value that begins here and goes behind it. `None` once a fault was noted for it.
+    fn value(&mut self, path: &Path, depth: usize) -> Option<Json> {
         self.nodes += 1;
-        match text.as_bytes()[0] {
-            b'n' => Some(Json::Null),
-            b't' => Some(Json::Bool(true)),
-            b'f' => Some(Json::Bool(false)),
-            b'"' => match serde_json::from_str::<String>(text) {
-                Ok(string) => self.storable(&string, path).then_some(Json::String(string)),
-                Err(error) => self.broken(&error, path),
-            },
-            b'[' => {
-                let items = self.split(text, path, depth)?;
-                let mut values = Vec::with_capacity(items.len());
-                for (index, (_, item)) in items.into_iter().enumerate() {
-                    values.extend(self.read(item, &path.item(index), depth + 1));
-                    if self.is_full() {
-                        return None;
-                    }
-                }
-                Some(Json::Array(values))
+        if self.is_full() {
+            let limit = self.limits.nodes;
+            self.faults.push(&Path::Root, || format!("the document has more than {limit} values"));
+            return None;
+        }
+        match self.next() {
+            b'n' => self.word("null", Json::Null),
+            b't' => self.word("true", Json::Bool(true)),
+            b'f' => self.word("false", Json::Bool(false)),
+            b'"' => {
+                let string = self.string(path)?;
+                self.storable(&string, path).then(|| Json::String(string.into()))
             }
-            b'{' => {
-                let members = self.split(text, path, depth)?;
-                let repeats = repeats(&members);
-                let mut values = Vec::with_capacity(members.len());
-                for (place, (key, member)) in members.into_iter().enumerate() {
-                    let path = path.member(&key);
-                    if repeats.contains(&place) {
-                        self.faults.push(&path, || "the key appears more than once".into());
-                    } else if self.storable(&key, &path)
-                        && let Some(value) = self.read(member, &path, depth + 1)
-                    {
-                        values.push((key, value));
-                    }
-                    if self.is_full() {
-                        return None;
-                    }
-                }
-                Some(Json::Object(values))
+            b'[' | b'{' if depth >= self.limits.depth => {
+                let limit = self.limits.depth;
+                self.faults.push(path, || format!("nested more than {limit} levels deep"));
+                self.skip_container();
+                None
             }
-            _ => {
-                if !Decimal::read(text).is_some_and(|number| number.is_in_range()) {
-                    self.faults.push(path, || "the number is out of range".into());
-                    return None;
-                }
-                Some(Json::Number(text.to_owned()))
+            b'[' => self.array(path, depth),
+            b'{' => self.object(path, depth),
+            _ => self.number(path),
+        }
+    }
+
+    fn array(&mut self, path: &Path, depth: usize) -> Option<Json> {
+        let first = self.items.len();
+        while !self.is_at_end(b']') {
+            let item = self.value(&path.item(self.items.len() - first), depth + 1);
+            if self.is_full() {
+                return None;
+            }
+            self.items.push(item.unwrap_or(Json::Null));
+        }
+        Some(Json::Array(self.items.drain(first..).collect()))
+    }
+
+    fn object(&mut self, path: &Path, depth: usize) -> Option<Json> {
+        let (start, first) = (self.at, self.members.len());
+        let mut keys = HashSet::new();
+        while !self.is_at_end(b'}') {
+            let Some(key) = self.string(path) else {
+                self.at = start;
+                self.skip_container();
+                self.members.truncate(first);
+                return None;
+            };
+            self.space();
+            self.at += ":".len();
+            self.space();
+            let (key, path) = (CompactString::from(&*key), path.member(&key));
+            if is_repeated(&key, &self.members[first..], &mut keys) {
+                self.faults.push(&path, || "the key appears more than once".into());
+            }
+            self.storable(&key, &path);
+            let value = self.value(&path, depth + 1);
+            if self.is_full() {
+                return None;
+            }
+            self.members.push((key, value.unwrap_or(Json::Null)));
+        }
+        Some(Json::Object(self.members.drain(first..).collect()))
+    }
+
+    fn number(&mut self, path: &Path) -> Option<Json> {
+        let start = self.at;
+        while self.text.as_bytes().get(self.at).is_some_and(|b| matches!(b, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'))
+        {
+            self.at += 1;
+        }
+        let literal = &self.text[start..self.at];
+        if !Decimal::read(literal).is_some_and(|number| number.is_in_range()) {
+            self.faults.push(path, || "the number is out of range".into());
+            return None;
+        }
+        Some(Json::Number(literal.into()))
+    }
+
+    fn word(&mut self, word: &str, value: Json) -> Option<Json> {
+        self.at += word.len();
+        Some(value)
+    }
+
+    /// What a string stands for. An escape can still be wrong: that of a lone surrogate.
+    fn string(&mut self, path: &Path) -> Option<Cow<'t, str>> {
+        let literal = self.string_literal();
+        if !literal.contains('\\') {
+            return Some(Cow::Borrowed(&literal[1..literal.len() - 1]));
+        }
+        match serde_json::from_str(literal) {
+            Ok(string) => Some(Cow::Owned(string)),
+            Err(error) => {
+                let reason = error.to_string();
+                // The position counts from the start of this string, not of the document.
+                let end = reason.rfind(" at line ").unwrap_or(reason.len());
+                self.faults.push(path, || format!("not valid JSON: {}", &reason[..end]));
+                None
             }
         }
     }
 
-    /// The raw text of a container's members; the keys of an array's items are empty.
-    fn split<'t>(&mut self, text: &'t str, path: &Path, depth: usize) -> Option<Vec<(String, &'t RawValue)>> {
-        if depth >= self.limits.depth {
-            let limit = self.limits.depth;
-            self.faults.push(path, || format!("nested more than {limit} levels deep"));
-            return None;
+    /// Goes behind a string; with its quotes.
+    fn string_literal(&mut self) -> &'t str {
+        let start = self.at;
+        self.at += 1;
+        loop {
+            match self.next() {
+                b'"' => break,
+                b'\\' => self.at += 2,
+                _ => self.at += 1,
+            }
         }
-        let mut split = Split { room: self.limits.nodes.saturating_sub(self.nodes), members: Vec::new() };
-        let outcome = serde_json::Deserializer::from_str(text).deserialize_any(&mut split);
-        if split.members.len() > split.room {
-            let limit = self.limits.nodes;
-            self.nodes = limit + 1;
-            self.faults.push(&Path::Root, || format!("the document has more than {limit} values"));
-            return None;
+        self.at += 1;
+        &self.text[start..self.at]
+    }
+
+    /// Goes behind an object or an array, however deep it is.
+    fn skip_container(&mut self) {
+        let mut open = 0;
+        loop {
+            match self.next() {
+                b'"' => {
+                    self.string_literal();
+                    continue;
+                }
+                b'[' | b'{' => open += 1,
+                b']' | b'}' => open -= 1,
+                _ => {}
+            }
+            self.at += 1;
+            if open == 0 {
+                break;
+            }
         }
-        match outcome {
-            Ok(()) => Some(split.members),
-            Err(error) => self.broken(&error, path),
+    }
+
+    /// Goes from a container's start or a member of it to the next one, or behind its end.
+    fn is_at_end(&mut self, end: u8) -> bool {
+        self.space();
+        if matches!(self.next(), b'[' | b'{' | b',') {
+            self.at += 1;
+            self.space();
         }
+        let is_at_end = self.next() == end;
+        self.at += usize::from(is_at_end);
+        is_at_end
+    }
+
+    fn space(&mut self) {
+        while matches!(self.next(), b' ' | b'\t' | b'\n' | b'\r') {
+            self.at += 1;
+        }
+    }
+
+    fn next(&self) -> u8 {
+        self.text.as_bytes()[self.at]
     }
 
     fn is_full(&self) -> bool {
         self.nodes > self.limits.nodes
-    }
-
-    /// A fault the first pass does not see: a lone surrogate in an escape.
-    fn broken<T>(&mut self, error: &serde_json::Error, path: &Path) -> Option<T> {
-        self.faults.push(path, || {
-            let reason = error.to_string();
-            // The position counts from the start of this value, not of the document.
-            let end = reason.rfind(" at line ").unwrap_or(reason.len());
-            format!("not valid JSON: {}", &reason[..end])
-        });
-        None
     }
 
     /// PostgreSQL's text holds every character but U+0000.
@@ -181,65 +267,32 @@ impl Reader {
     }
 }
 
-/// The places of members whose key another one has before.
-fn repeats(members: &[(String, &RawValue)]) -> HashSet<usize> {
-    // So few are compared sooner than hashed.
+/// Whether one of the members has the key. Once there are more than a few, `keys` has those of all.
+fn is_repeated(key: &CompactString, members: &[Member], keys: &mut HashSet<CompactString>) -> bool {
+    // So many are compared sooner than hashed.
     const FEW: usize = 8;
-    let mut seen = HashSet::with_capacity(if members.len() > FEW { members.len() } else { 0 });
-    let mut is_repeat = |place: usize| {
-        let key = &members[place].0;
-        if members.len() > FEW { !seen.insert(key) } else { members[..place].iter().any(|(other, _)| other == key) }
-    };
-    (0..members.len()).filter(|place| is_repeat(*place)).collect()
-}
-
-/// Collects members up to one more than there is room for.
-struct Split<'t> {
-    room: usize,
-    members: Vec<(String, &'t RawValue)>,
-}
-
-impl<'t> Visitor<'t> for &mut Split<'t> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an object or an array")
+    if members.len() < FEW {
+        return members.iter().any(|(other, _)| other == key);
     }
-
-    fn visit_seq<A: SeqAccess<'t>>(self, mut items: A) -> Result<(), A::Error> {
-        while let Some(item) = items.next_element()? {
-            self.members.push((String::new(), item));
-            if self.members.len() > self.room {
-                break;
-            }
-        }
-        Ok(())
+    if keys.is_empty() {
+        keys.extend(members.iter().map(|(other, _)| other.clone()));
     }
-
-    fn visit_map<A: MapAccess<'t>>(self, mut entries: A) -> Result<(), A::Error> {
-        while let Some(entry) = entries.next_entry()? {
-            self.members.push(entry);
-            if self.members.len() > self.room {
-                break;
-            }
-        }
-        Ok(())
-    }
+    !keys.insert(key.clone())
 }
 
 impl Json {
     /// The number a literal stands for, where it is one.
-    pub fn number(literal: impl ToString) -> Json {
-        Json::Number(literal.to_string())
+    pub fn number(literal: impl fmt::Display) -> Json {
+        Json::Number(literal.to_compact_string())
     }
 
-    pub fn string(text: impl Into<String>) -> Json {
-        Json::String(text.into())
+    pub fn string(text: impl AsRef<str>) -> Json {
+        Json::String(text.as_ref().into())
     }
 
     /// An object of these members, in this order.
-    pub fn object<K: Into<String>>(members: impl IntoIterator<Item = (K, Json)>) -> Json {
-        Json::Object(members.into_iter().map(|(k, v)| (k.into(), v)).collect())
+    pub fn object<K: AsRef<str>>(members: impl IntoIterator<Item = (K, Json)>) -> Json {
+        Json::Object(members.into_iter().map(|(k, v)| (k.as_ref().into(), v)).collect())
     }
 
     /// A member of an object; `None` when it has none of that name or this is no object.
@@ -283,10 +336,10 @@ impl Json {
                     Value::from(float.clamp(f64::MIN, f64::MAX))
                 })
             }
-            Json::String(string) => Value::String(string.clone()),
+            Json::String(string) => Value::from(string.as_str()),
             Json::Array(items) => Value::Array(items.iter().map(Json::to_value).collect()),
             Json::Object(members) => {
-                Value::Object(members.iter().map(|(key, value)| (key.clone(), value.to_value())).collect())
+                Value::Object(members.iter().map(|(key, value)| (key.to_string(), value.to_value())).collect())
             }
         }
     }
@@ -304,7 +357,7 @@ impl PartialEq for Json {
             (Json::Array(a), Json::Array(b)) => a == b,
             (Json::Object(a), Json::Object(b)) => {
                 a.len() == b.len() && {
-                    let sorted = |members: &'_ Vec<(String, Json)>| {
+                    let sorted = |members: &'_ Vec<Member>| {
                         let mut order: Vec<usize> = (0..members.len()).collect();
                         order.sort_by(|&i, &j| members[i].0.cmp(&members[j].0));
                         order
@@ -453,6 +506,27 @@ mod tests {
             faults(text, Limits::CATALOG),
             [("$.b[0].c".into(), repeated.clone()), ("$.b[0].c".into(), repeated.clone()), ("$.a".into(), repeated)]
         );
+    }
+
+    #[test]
+    fn a_repeated_key_is_found_among_many() {
+        let members = |keys: &[usize]| keys.iter().map(|key| format!("\"k{key}\": {{}}")).collect::<Vec<_>>().join(", ");
+        let distinct: Vec<usize> = (0..100).collect();
+        assert!(parse(&format!("{{{}}}", members(&distinct)), Limits::CATALOG).is_ok());
+        for (first, again) in [(0, 7), (0, 8), (7, 8), (7, 9), (8, 9), (3, 99), (98, 99)] {
+            let mut keys = distinct.clone();
+            keys[again] = first;
+            let fault = one_fault(&format!("{{{}}}", members(&keys)), Limits::CATALOG);
+            assert_eq!(fault, (format!("$.k{first}"), "the key appears more than once".into()));
+        }
+    }
+
+    #[test]
+    fn reading_goes_on_behind_a_fault() {
+        let text = r#"{"deep": [[[["]}", {"x": [{}]}]]], 1e99999], "bad": {"a": {"b": 1, "\ud800": {"]": 2}}, "a": 1}, "n": [0, 1e99999]}"#;
+        let faults = faults(text, Limits { bytes: 1_000, depth: 3, nodes: 100 });
+        let paths: Vec<&str> = faults.iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(paths, ["$.deep[0][0]", "$.deep[1]", "$.bad.a", "$.bad.a", "$.n[1]"]);
     }
 
     #[test]
@@ -623,7 +697,9 @@ mod tests {
             }
             (Value::Object(values), Json::Object(members)) => {
                 values.len() == members.len()
-                    && members.iter().all(|(key, json)| values.get(key).is_some_and(|value| same_but_numbers(value, json)))
+                    && members
+                        .iter()
+                        .all(|(key, json)| values.get(key.as_str()).is_some_and(|value| same_but_numbers(value, json)))
             }
             (value, json) => *value == json.to_value(),
         }
@@ -634,6 +710,8 @@ mod tests {
         fn agrees_with_serde_json(value in any_value()) {
             let read = parse(&value.to_string(), Limits::CATALOG).unwrap();
             prop_assert_eq!(read.to_string(), value.to_string());
+            let spaced = serde_json::to_string_pretty(&value).unwrap().replace('\n', "\r\n\t ");
+            prop_assert_eq!(parse(&spaced, Limits::CATALOG).unwrap().to_string(), value.to_string());
             prop_assert_eq!(read.to_value(), value);
         }
 

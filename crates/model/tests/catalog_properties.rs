@@ -235,7 +235,7 @@ fn naive_cell(state: &State, plan: &PlanKey, feature: &FeatureKey) -> Option<Cel
 /// The same document, written differently: members the other way round, numbers with an exponent.
 fn rewritten(json: &Json) -> Json {
     match json {
-        Json::Number(literal) if !literal.contains('e') => Json::Number(format!("{literal}E+0")),
+        Json::Number(literal) if !literal.contains('e') => Json::number(format!("{literal}E+0")),
         Json::Array(items) => Json::Array(items.iter().map(rewritten).collect()),
         Json::Object(members) => Json::object(members.iter().rev().map(|(key, value)| (key.clone(), rewritten(value)))),
         other => other.clone(),

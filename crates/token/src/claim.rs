@@ -29,7 +29,7 @@ impl AccountClaim {
     /// The account's key: a string, or an integer in decimal digits. None for any other value, and where there is none.
     pub fn account(&self, claims: &Json) -> Option<String> {
         match self.0.iter().try_fold(claims, member)? {
-            Json::String(key) if !key.is_empty() => Some(key.clone()),
+            Json::String(key) if !key.is_empty() => Some(key.to_string()),
             number @ Json::Number(_) => number.as_integer().map(|key| key.to_string()),
             _ => None,
         }

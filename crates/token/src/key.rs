@@ -178,7 +178,9 @@ fn kid(json: &Json, members: &[(&'static str, String)], faults: &mut Faults) -> 
             let members = members.iter().map(|(name, text)| (*name, Json::string(text)));
             Some(Kid::of(Json::object(members).to_string().as_bytes()).to_string())
         }
-        Some(Json::String(kid)) if (1..=255).contains(&kid.len()) && !kid.chars().any(char::is_control) => Some(kid.clone()),
+        Some(Json::String(kid)) if (1..=255).contains(&kid.len()) && !kid.chars().any(char::is_control) => {
+            Some(kid.to_string())
+        }
         Some(_) => {
             faults.push(&Path::Root.member("kid"), || "must be 1 to 255 bytes of text without control characters".into());
             None

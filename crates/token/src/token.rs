@@ -62,7 +62,7 @@ impl<'t> Token<'t> {
             return Err(Refusal::Header);
         }
         let text = |name: &str| match header.get(name) {
-            Some(Json::String(text)) => Some(text.clone()),
+            Some(Json::String(text)) => Some(text.to_string()),
             _ => None,
         };
         let is_other_type = text("typ").is_none_or(|typ| !TYPES.contains(&typ.to_ascii_lowercase().as_str()));

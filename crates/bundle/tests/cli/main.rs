@@ -90,7 +90,7 @@ fn json(text: &str) -> Json {
 
 fn member(text: &str, name: &str) -> String {
     match json(text).get(name) {
-        Some(Json::String(text)) => text.clone(),
+        Some(Json::String(text)) => text.to_string(),
         other => panic!("{name} is {other:?} in {text}"),
     }
 }

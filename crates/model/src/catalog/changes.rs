@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::fault::Path;
-use crate::json::Json;
+use crate::json::{Json, Member};
 use crate::key::{FeatureKey, PlanKey};
 use crate::kind::Kind;
 
@@ -109,7 +109,7 @@ impl<'s> Work<'s> {
     }
 
     /// The members of one part of the document, if it is an object of a size worth reading.
-    fn section<'j>(&mut self, document: &'j Json, name: &str, most: usize) -> Option<&'j [(String, Json)]> {
+    fn section<'j>(&mut self, document: &'j Json, name: &str, most: usize) -> Option<&'j [Member]> {
         let Some(json) = document.get(name) else {
             return Some(&[]);
         };
@@ -122,7 +122,7 @@ impl<'s> Work<'s> {
         Some(members)
     }
 
-    fn read_features(&mut self, members: &[(String, Json)]) {
+    fn read_features(&mut self, members: &[Member]) {
         let root = Path::Root.member("features");
         for (text, json) in members {
             let path = root.member(text);
@@ -216,7 +216,7 @@ impl<'s> Work<'s> {
     }
 
     /// All plans as they shall be.
-    fn read_plans(&mut self, members: &[(String, Json)]) -> NextPlans<'s> {
+    fn read_plans(&mut self, members: &[Member]) -> NextPlans<'s> {
         let state = self.state;
         let untouched = |present: &'s PresentPlan| NextPlan {
             present: Some(present),
@@ -269,7 +269,7 @@ impl<'s> Work<'s> {
     fn read_values(
         &mut self,
         present: Option<&PresentPlan>,
-        members: &[(String, Json)],
+        members: &[Member],
         root: &Path,
     ) -> BTreeMap<FeatureKey, Option<DocValue>> {
         let mut values = BTreeMap::new();
@@ -468,7 +468,7 @@ impl<'s> Work<'s> {
     }
 
     /// The prices that the document names; `None` removes one.
-    fn read_prices(&mut self, connectors: &[(String, Json)], plans: &NextPlans) -> BTreeMap<PriceKey, Option<Price>> {
+    fn read_prices(&mut self, connectors: &[Member], plans: &NextPlans) -> BTreeMap<PriceKey, Option<Price>> {
         let mut prices = BTreeMap::new();
         let root = Path::Root.member("prices");
         for (connector, json) in connectors {

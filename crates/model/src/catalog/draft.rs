@@ -4,7 +4,7 @@
 //! shape matters.
 
 use crate::fault::{Fault, Path};
-use crate::json::Json;
+use crate::json::{Json, Member};
 use crate::key::{FeatureKey, PlanKey};
 use crate::kind::PlanKind;
 
@@ -36,7 +36,7 @@ pub fn document(plan: &PlanKey, draft: Json) -> Json {
     Json::object([("plans", Json::object([(plan.as_str(), draft)]))])
 }
 
-fn features(draft: &mut Json) -> Result<&mut Vec<(String, Json)>, Fault> {
+fn features(draft: &mut Json) -> Result<&mut Vec<Member>, Fault> {
     let plan = members(draft, &Path::Root)?;
     let index = match plan.iter().position(|(member, _)| member == "features") {
         Some(index) => index,
@@ -48,20 +48,20 @@ fn features(draft: &mut Json) -> Result<&mut Vec<(String, Json)>, Fault> {
     members(&mut plan[index].1, &Path::Root.member("features"))
 }
 
-fn members<'j>(json: &'j mut Json, path: &Path) -> Result<&'j mut Vec<(String, Json)>, Fault> {
+fn members<'j>(json: &'j mut Json, path: &Path) -> Result<&'j mut Vec<Member>, Fault> {
     match json {
         Json::Object(members) => Ok(members),
         _ => Err(Fault { path: path.to_string(), fault: format!("must be an object, not {}", json.describe()) }),
     }
 }
 
-fn put(members: &mut Vec<(String, Json)>, key: &str, value: Option<Json>) {
+fn put(members: &mut Vec<Member>, key: &str, value: Option<Json>) {
     match (members.iter().position(|(member, _)| member == key), value) {
         (Some(index), Some(value)) => members[index].1 = value,
         (Some(index), None) => {
             members.remove(index);
         }
-        (None, Some(value)) => members.push((key.to_owned(), value)),
+        (None, Some(value)) => members.push((key.into(), value)),
         (None, None) => {}
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::amount::Allowance;
 use crate::fault::{Fault, Path};
-use crate::json::Json;
+use crate::json::{Json, Member};
 use crate::key::{FeatureKey, PlanKey};
 use crate::kind::{Kind, PlanKind};
 
@@ -197,7 +197,7 @@ pub(super) struct PlanReading<'j> {
     /// Without the features that the document states.
     pub(super) definition: Definition,
     /// The plan's own set, where the document states it.
-    pub(super) features: Option<&'j [(String, Json)]>,
+    pub(super) features: Option<&'j [Member]>,
 }
 
 impl<'j> PlanReading<'j> {

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use crate::amount::Amount;
 use crate::fault::{Excerpt, Fault, Faults, Path};
-use crate::json::Json;
+use crate::json::{Json, Member};
 use crate::suggest;
 
 /// What was found while a document is checked: faults of the document itself, and conflicts with
@@ -44,7 +44,7 @@ impl Findings {
     }
 }
 
-pub(super) fn object<'j>(json: &'j Json, path: &Path, findings: &mut Findings) -> Option<&'j [(String, Json)]> {
+pub(super) fn object<'j>(json: &'j Json, path: &Path, findings: &mut Findings) -> Option<&'j [Member]> {
     match json {
         Json::Object(members) => Some(members),
         _ => wrong_type(json, "an object", path, findings),
@@ -65,7 +65,7 @@ pub(super) fn text(json: &Json, most: usize, path: &Path, findings: &mut Finding
             findings.fault(path, || format!("longer than {most} characters"));
             None
         }
-        Json::String(text) => Some(text.clone()),
+        Json::String(text) => Some(text.to_string()),
         _ => wrong_type(json, "a string", path, findings),
     }
 }

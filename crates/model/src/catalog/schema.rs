@@ -222,7 +222,7 @@ mod tests {
         };
         let mut definitions: Vec<_> = (0..steps).map(rung).collect();
         definitions.push((format!("d{steps}"), json(r#"{"type": "integer"}"#)));
-        Json::object([("$ref", Json::string("#/$defs/d0")), ("$defs", Json::Object(definitions))])
+        Json::object([("$ref", Json::string("#/$defs/d0")), ("$defs", Json::object(definitions))])
     }
 
     #[test]

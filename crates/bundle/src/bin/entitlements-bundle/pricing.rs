@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use entitlements_model::fault::{Excerpt, Fault, Faults, Path};
-use entitlements_model::json::Json;
+use entitlements_model::json::{Json, Member};
 use entitlements_model::key::FeatureKey;
 use entitlements_model::kind::Kind;
 
@@ -101,7 +101,7 @@ impl Conversion {
         pricing: &'j Json,
         section: &'static str,
         taken: &mut BTreeSet<FeatureKey>,
-        definitions: &mut Vec<(String, Json)>,
+        definitions: &mut Vec<Member>,
     ) -> Features<'j> {
         let mut features = Features::new();
         let root = Path::Root;
@@ -132,7 +132,7 @@ impl Conversion {
                 members.push(("name", Json::string(name)));
             }
             members.extend(text("description").map(|text| ("description", Json::string(text))));
-            definitions.push((key.to_string(), Json::object(members)));
+            definitions.push((key.as_str().into(), Json::object(members)));
             let known: &[&str] = match kind.is_metered() {
                 true => &["valueType", "type", "unit", "description", "defaultValue"],
                 false => &["valueType", "description", "defaultValue"],
@@ -193,7 +193,7 @@ impl Conversion {
         rank: Option<usize>,
         values: Vec<(FeatureKey, Json)>,
         path: &Path,
-    ) -> (String, Json) {
+    ) -> Member {
         let key = self.key(name, path).map_or_else(String::new, |key| key.to_string());
         let mut members = vec![("kind", Json::string(kind))];
         if key != name {
@@ -206,7 +206,7 @@ impl Conversion {
         }
         members.extend(rank.filter(|rank| *rank > 0).map(|rank| ("rank", Json::number(rank))));
         members.push(("features", Json::object(values.into_iter().map(|(key, value)| (key.to_string(), value)))));
-        (key, Json::object(members))
+        (key.into(), Json::object(members))
     }
 
     /// The values that a plan gives in one of its sections, the defaults too where `complete`.
@@ -271,14 +271,14 @@ impl Conversion {
         FeatureKey::parse(&text).inspect_err(|error| self.faults.push(path, || format!("'{}' {error}", Excerpt(&text)))).ok()
     }
 
-    fn section<'j>(&mut self, pricing: &'j Json, name: &'static str) -> &'j [(String, Json)] {
+    fn section<'j>(&mut self, pricing: &'j Json, name: &'static str) -> &'j [Member] {
         match pricing.get(name) {
             None | Some(Json::Null) => &[],
             Some(json) => self.members(json, &Path::Root.member(name)),
         }
     }
 
-    fn members<'j>(&mut self, json: &'j Json, path: &Path) -> &'j [(String, Json)] {
+    fn members<'j>(&mut self, json: &'j Json, path: &Path) -> &'j [Member] {
         match json {
             Json::Object(members) => members,
             other => {

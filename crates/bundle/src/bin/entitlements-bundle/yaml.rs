@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use entitlements_model::fault::{Excerpt, Fault};
-use entitlements_model::json::{Json, Limits};
+use entitlements_model::json::{Json, Limits, Member};
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
 /// What `.inf` stands for.
@@ -56,7 +56,7 @@ struct Open {
 
 enum Content {
     Sequence(Vec<Json>),
-    Mapping { members: Vec<(String, Json)>, seen: HashSet<String>, key: Option<String> },
+    Mapping { members: Vec<Member>, seen: HashSet<String>, key: Option<String> },
 }
 
 impl Reader {
@@ -79,7 +79,7 @@ impl Reader {
                 }
                 let json = match style {
                     ScalarStyle::Plain => plain(&text, self.infinity)?,
-                    _ => Json::String(text.into_owned()),
+                    _ => Json::string(text),
                 };
                 self.count(1)?;
                 self.complete(json, anchor, 1)
@@ -140,7 +140,7 @@ impl Reader {
         }
         match self.open.last_mut().map(|open| &mut open.content) {
             Some(Content::Sequence(items)) => items.push(json),
-            Some(Content::Mapping { members, key, .. }) => members.extend(key.take().map(|key| (key, json))),
+            Some(Content::Mapping { members, key, .. }) => members.extend(key.take().map(|key| (key.into(), json))),
             None => self.document = Some(json),
         }
         Ok(())
@@ -168,7 +168,7 @@ fn plain(text: &str, infinity: Infinity) -> Result<Json, String> {
     if based("0o", |c| c.is_digit(8)) || based("0x", char::is_ascii_hexdigit) {
         return Err(format!("{text} is a number in another base; write it in decimal, or in quotes if it is text"));
     }
-    Ok(decimal(text).map_or_else(|| Json::string(text), Json::Number))
+    Ok(decimal(text).map_or_else(|| Json::string(text), Json::number))
 }
 
 /// The JSON literal of a decimal number; `None` for other text.
