@@ -7,7 +7,7 @@
 # if the server's count of them is not that of the answers, the run fails.
 
 meter_seconds=${METER_SECONDS:-2}
-meter_rounds=${METER_ROUNDS:-3}
+meter_rounds=${METER_ROUNDS:-7}
 meter_limit=${METER_LIMIT:-5000}
 many=64 # clients
 

@@ -10,6 +10,7 @@ use crate::meter::functions::{feature_key, units};
 use crate::meter::look::{Lapsed, Look};
 use crate::meter::rate;
 use crate::meter::write::sql_amount;
+use crate::pg::composite::CompositeValue;
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
 use crate::pg::number::AmountArgument;
@@ -114,11 +115,7 @@ fn allowance(account: Option<&str>, feature: Option<&str>) -> Option<AnyNumeric>
 }
 
 #[pg_extern(sql = false)]
-fn check_access(
-    account: Option<&str>,
-    feature: Option<&str>,
-    n: Option<AmountArgument>,
-) -> pgrx::composite_type!('static, "entitlements.decision") {
+fn check_access(account: Option<&str>, feature: Option<&str>, n: Option<AmountArgument>) -> CompositeValue {
     or_raise(decide(account, feature, n).and_then(Decision::into_composite))
 }
 

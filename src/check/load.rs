@@ -9,16 +9,18 @@ use crate::pg::relations::{
     Access, Relations, account, account_entry, block, credit, exception, feature, plan_feature, plan_version, subscription,
     subscription_entry,
 };
-use crate::pg::scan::{Condition, Order, Row, Version, has_no_pages, scan, scan_covered};
+use crate::pg::scan::{Condition, Intent, Order, Row, Version, has_no_pages, scan, scan_covered};
 use crate::pg::snapshot::{ActiveSnapshot, is_serializable};
+use entitlements_model::amount::Allowance;
 use entitlements_model::key::FeatureKey;
-use entitlements_model::kind::{Combine, Kind, OverrideMode, PlanKind, Status};
+use entitlements_model::kind::{Combine, Kind, OverrideMode, PlanKind, Reason, Status};
 use entitlements_model::period::Period;
 use entitlements_model::plan::{FeatureId, PlanId, PlanVersion, PlanVersionId, Value};
 use entitlements_model::resolve::{self, Block, Entitlement, Feature, Holder, Override, Plans, Subscription};
 use entitlements_model::time::Time;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::str::FromStr;
@@ -34,12 +36,51 @@ pub struct Account {
     pub ancestors: Box<[i64]>,
     /// The account itself, its parent, and so on; empty where no account has the key.
     pub lineage: Box<[Holder]>,
+    /// What metering has found that these rows amount to, of the features that were asked for first. They amount to the same for
+    /// as long as the account is remembered.
+    settlements: RefCell<Vec<(FeatureId, Settlement)>>,
+}
+
+/// What an account is granted of a metered feature.
+#[derive(Clone, Copy)]
+pub struct Settlement {
+    pub reason: Reason,
+    pub allowance: Allowance,
+    /// Who in the lineage holds it.
+    pub held_by: usize,
+    pub expires_at: Option<Time>,
 }
 
 impl Account {
     /// What a key that no account has stands for.
     pub fn unknown() -> Self {
-        Self { id: None, ancestors: Box::default(), lineage: Box::default() }
+        Self::of(None, Vec::new(), Vec::new())
+    }
+
+    fn of(id: Option<i64>, ancestors: Vec<i64>, lineage: Vec<Holder>) -> Self {
+        Self { id, ancestors: ancestors.into(), lineage: lineage.into(), settlements: RefCell::default() }
+    }
+
+    /// What the account is granted of a feature at `now`, at which its rows hold.
+    pub fn settle(&self, feature: &Feature, plans: &Catalog, now: Time) -> Settlement {
+        const MOST: usize = 4;
+        let mut settlements = self.settlements.borrow_mut();
+        if let Some((_, known)) = settlements.iter().find(|(known, _)| *known == feature.id) {
+            return *known;
+        }
+        let settled = resolve::settle(feature, &self.lineage, plans, now);
+        let granted = settled.reason == Reason::Granted;
+        let settlement = Settlement {
+            reason: settled.reason,
+            allowance: settled.value.allowance(),
+            held_by: settled.held_by.unwrap_or(0),
+            expires_at: if granted { resolve::end_of_grant(feature, &self.lineage, plans, now) } else { None },
+        };
+        if settlements.len() < MOST {
+            settlements.reserve_exact(1);
+            settlements.push((feature.id, settlement));
+        }
+        settlement
     }
 
     /// Bytes on the heap, roughly.
@@ -72,7 +113,7 @@ struct SeenFeature {
     version: Version,
     /// What is remembered at present is of a snapshot that shows the version.
     is_present: bool,
-    feature: MeteredFeature,
+    feature: Rc<MeteredFeature>,
 }
 
 /// Tables that had nothing in them when they were looked at: what is inserted since leaves a mark.
@@ -100,13 +141,13 @@ impl Catalog {
     }
 
     /// A feature that was seen before, if `is_shown` says so of its version. It is asked once for what is remembered at present.
-    pub fn feature(&mut self, key: &[u8], is_shown: impl FnOnce(Version) -> bool) -> Option<&MeteredFeature> {
+    pub fn feature(&mut self, key: &[u8], is_shown: impl FnOnce(Version) -> bool) -> Option<&Rc<MeteredFeature>> {
         let seen = self.features.get_mut(key)?;
         seen.is_present = seen.is_present || is_shown(seen.version);
         seen.is_present.then_some(&seen.feature)
     }
 
-    pub fn keep_feature(&mut self, key: &[u8], version: Version, feature: MeteredFeature) {
+    pub fn keep_feature(&mut self, key: &[u8], version: Version, feature: Rc<MeteredFeature>) {
         if self.features.insert(key.into(), SeenFeature { version, is_present: true, feature }).is_none() {
             self.size += 2 * key.len() + size_of::<SeenFeature>() + 64;
         }
@@ -130,7 +171,7 @@ impl Plans for Catalog {
 
 /// Reads with one snapshot.
 pub struct Reader<'a> {
-    pub relations: &'a Relations,
+    pub relations: &'a Rc<Relations>,
     pub snapshot: ActiveSnapshot,
     pub catalog: &'a mut Catalog,
     pub(super) answers: &'a mut Answers,
@@ -140,6 +181,8 @@ pub struct Reader<'a> {
     pub(super) read_at: &'a mut Time,
     /// At the time of the statement.
     pub enforcement: &'a Enforcement,
+    /// What is going to happen with counters.
+    pub intent: Intent,
 }
 
 /// A value that a NOT NULL constraint promises.
@@ -255,7 +298,7 @@ impl Reader<'_> {
                 },
             );
         }
-        Ok(Account { id: Some(id), ancestors: ancestors.into(), lineage: lineage.into() })
+        Ok(Account::of(Some(id), ancestors, lineage))
     }
 
     /// Calls `visit` with every account, in the order of their keys, and what is in force at `now` or later.

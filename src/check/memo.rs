@@ -23,9 +23,9 @@ use crate::error::Error;
 use crate::meter::counter::Roots;
 use crate::pg::backend::BackendLocal;
 use crate::pg::callbacks::{CHANGED_HERE, MEMO_EXPIRED, RELATIONS_CHANGED};
-use crate::pg::change_mark::EVERY_ACCOUNT;
+use crate::pg::change_mark::{EVERY_ACCOUNT, may_be_since};
 use crate::pg::relations::{self, Relations, change_mark};
-use crate::pg::scan::{Condition, Order, scan};
+use crate::pg::scan::{Condition, Intent, Order, scan};
 use crate::pg::settings;
 use crate::pg::snapshot::{ActiveSnapshot, News, SnapshotKey, statement_time};
 use entitlements_model::key::FeatureKey;
@@ -34,6 +34,7 @@ use entitlements_model::time::Time;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 
 /// This backend's memo.
 pub static MEMO: BackendLocal<Memo> = BackendLocal::new(Memo::new);
@@ -78,7 +79,7 @@ pub struct Memo {
     next_snapshot: SnapshotKey,
     /// Counts the times that the memo was emptied, from 1.
     generation: u64,
-    relations: Option<Relations>,
+    relations: Option<Rc<Relations>>,
     answers: Answers,
     vacant: Vacant,
     /// Not bound to a snapshot.
@@ -150,9 +151,20 @@ impl Memo {
         self.make_room();
     }
 
+    /// Forgets everything where a relation is another one, or has other rows. VACUUM and ANALYZE change no more than numbers.
     fn follow_relations(&mut self) {
-        if relations::have_changed() {
-            self.relations = None;
+        if !relations::have_changed() {
+            return;
+        }
+        let known = self.relations.take();
+        let had_expired = MEMO_EXPIRED.is_raised();
+        // Should the look-up end in an ERROR.
+        MEMO_EXPIRED.raise();
+        let is_same = Relations::current(&mut self.relations).is_ok_and(|found| known.as_ref() == Some(found));
+        if !had_expired {
+            MEMO_EXPIRED.lower();
+        }
+        if !is_same {
             self.catalog.forget_versions();
             self.roots.clear();
             self.estimates.clear();
@@ -171,6 +183,9 @@ impl Memo {
         let Ok(relations) = Relations::current(&mut self.relations) else { return false };
         if !relations.changes_are_marked {
             return false;
+        }
+        if !may_be_since(&relations.change_marks, since) {
+            return true;
         }
         let mut changed = Vec::new();
         let condition = [Condition::Int8AtLeast(change_mark::TRANSACTION_ID, since as i64)];
@@ -230,6 +245,7 @@ impl Memo {
             roots: &mut self.roots,
             read_at: &mut self.read_at,
             enforcement: &self.enforcement,
+            intent: Intent::Read,
         })
     }
 
@@ -314,6 +330,12 @@ impl Memo {
     /// Reads with the present snapshot what is not kept in the memo.
     pub fn read<R>(&mut self, work: impl FnOnce(&mut Reader<'_>) -> Result<R, Error>) -> Result<R, Error> {
         let (snapshot, _) = self.attune(true)?;
+        work(&mut self.reader(snapshot)?)
+    }
+
+    /// The same for who has just read with this snapshot.
+    pub fn read_on<R>(&mut self, work: impl FnOnce(&mut Reader<'_>) -> Result<R, Error>) -> Result<R, Error> {
+        let (snapshot, _) = self.attune(false)?;
         work(&mut self.reader(snapshot)?)
     }
 

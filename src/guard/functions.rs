@@ -7,6 +7,7 @@ use crate::check::functions as check;
 use crate::check::memo::MEMO;
 use crate::error::Error;
 use crate::meter::functions::Arguments;
+use crate::pg::composite::CompositeValue;
 use crate::pg::error::{or_raise, raise};
 use crate::pg::jsonb::JsonbText;
 use crate::pg::number::AmountArgument;
@@ -90,10 +91,7 @@ fn current_allowance(feature: Option<&str>) -> Option<AnyNumeric> {
 }
 
 #[pg_extern(sql = false)]
-fn current_check_access(
-    feature: Option<&str>,
-    n: Option<AmountArgument>,
-) -> pgrx::composite_type!('static, "entitlements.decision") {
+fn current_check_access(feature: Option<&str>, n: Option<AmountArgument>) -> CompositeValue {
     or_raise(on_current(|account| check::decide(account, feature, n)?.into_composite()))
 }
 
@@ -122,25 +120,16 @@ fn call<'a>(account: Option<&'a str>, feature: Option<&'a str>, n: Option<Amount
 }
 
 #[pg_extern(sql = false)]
-fn current_consume(
-    feature: Option<&str>,
-    n: Option<AmountArgument>,
-) -> pgrx::composite_type!('static, "entitlements.decision") {
+fn current_consume(feature: Option<&str>, n: Option<AmountArgument>) -> CompositeValue {
     or_raise(on_current(|account| call(account, feature, n).consume()))
 }
 
 #[pg_extern(sql = false)]
-fn current_try_consume(
-    feature: Option<&str>,
-    n: Option<AmountArgument>,
-) -> pgrx::composite_type!('static, "entitlements.decision") {
+fn current_try_consume(feature: Option<&str>, n: Option<AmountArgument>) -> CompositeValue {
     or_raise(on_current(|account| call(account, feature, n).try_consume()))
 }
 
 #[pg_extern(sql = false)]
-fn current_release(
-    feature: Option<&str>,
-    n: Option<AmountArgument>,
-) -> pgrx::composite_type!('static, "entitlements.decision") {
+fn current_release(feature: Option<&str>, n: Option<AmountArgument>) -> CompositeValue {
     or_raise(on_current(|account| call(account, feature, n).release()))
 }

@@ -25,7 +25,6 @@ use entitlements_bundle::{
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::fault::Fault;
 use entitlements_model::key::{AccountKey, FeatureKey};
-use entitlements_model::resolve::Resolved;
 use entitlements_model::time::{BEGINNING, Time};
 use pgrx::AnyNumeric;
 use pgrx::prelude::*;
@@ -182,10 +181,7 @@ fn rows(client: &mut SpiClient<'_>, from: Time, to: Time, now: Time) -> Result<V
 /// What plans and overrides allow the account now.
 fn allowance(account: &str, feature: &str) -> Result<Allowance, Error> {
     let answer = MEMO.with(|memo| memo.resolve(Some(AccountName::Text(account.as_bytes())), feature.as_bytes(), false))?;
-    Ok(match answer.entitlement.value {
-        Resolved::Allowance(allowance) => allowance,
-        Resolved::Flag(_) | Resolved::Config(_) => Allowance::Finite(Amount::ZERO),
-    })
+    Ok(answer.entitlement.value.allowance())
 }
 
 fn keep(client: &mut SpiClient<'_>, report: &UsageReport, digest: Digest, kid: &str, document: &str) -> Result<(), Error> {

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::pg::change::Wait;
 use crate::pg::latch::Latch;
 use crate::pg::relations::Relations;
+use crate::pg::scan::Intent;
 use crate::pg::session::refuse_read_only;
 use crate::pg::snapshot::{ActiveSnapshot, statement_time};
 use crate::pg::subtransaction::{attempt, with_fresh_snapshot};
@@ -19,6 +20,7 @@ use entitlements_model::amount::Amount;
 use entitlements_model::catalog::{Anchor, Overage};
 use entitlements_model::kind::{Kind, Reason};
 use entitlements_model::time::{FOREVER, Time};
+use std::rc::Rc;
 
 /// A call that takes or gives back units.
 #[derive(Clone, Copy)]
@@ -151,7 +153,7 @@ pub fn count_in_use(account: &str, feature: &str, n: Amount, entry: Entry<'_>) -
             return Err(Error::Internal("usage that is only counted was denied".to_owned()));
         }
     }
-    keep_entry(&super::relations()?, &look, n.nanos(), Some(entry), now)
+    keep_entry(&*super::relations()?, &look, n.nanos(), Some(entry), now)
 }
 
 /// Folds the slots of a counter back into it, if nobody is in the way. True if it did.
@@ -319,7 +321,7 @@ impl Subject<'_> {
 /// One look at the state and what is done about it.
 pub(super) struct Turn<'a> {
     pub(super) snapshot: ActiveSnapshot,
-    pub(super) relations: Relations,
+    pub(super) relations: Rc<Relations>,
     pub(super) now: Time,
     /// The moment whose windows are looked at.
     pub(super) at: Time,
@@ -337,7 +339,12 @@ impl Turn<'_> {
 
     fn look_for(&self, account: Option<&str>, feature: &str) -> Result<Look, Error> {
         let (account, lapsed) = (account.map(str::as_bytes), self.rounds.lapsed);
-        MEMO.with(|memo| memo.read(|reader| Look::at(reader, account, feature.as_bytes(), self.now, lapsed)))
+        MEMO.with(|memo| {
+            memo.read_on(|reader| {
+                reader.intent = Intent::Change;
+                Look::at(reader, account, feature.as_bytes(), self.now, lapsed)
+            })
+        })
     }
 
     /// What the account uses, whatever it is granted now: a suspended customer can give back.

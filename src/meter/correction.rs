@@ -11,6 +11,7 @@ use crate::accounts::account::Account;
 use crate::accounts::arguments::{required, required_text};
 use crate::audit::{self, Change};
 use crate::error::Error;
+use crate::pg::composite::CompositeValue;
 use crate::pg::error::or_raise;
 use crate::pg::number::AmountArgument;
 use crate::pg::session::connect_to_change;
@@ -28,7 +29,7 @@ fn set_usage(
     feature: Option<&str>,
     used: Option<AmountArgument>,
     reason: Option<&str>,
-) -> pgrx::composite_type!('static, "entitlements.decision") {
+) -> CompositeValue {
     or_raise(correct(account, feature, used, reason).and_then(Decision::into_composite))
 }
 

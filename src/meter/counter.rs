@@ -101,8 +101,8 @@ impl Counter {
     pub fn where_it_was(reader: &mut Reader<'_>, key: PoolKey, at: Time) -> Option<Self> {
         let (relations, snapshot) = (reader.relations, reader.snapshot);
         // A serializable transaction leaves its predicate locks in the index.
-        if let Some(root) = reader.roots.0.get(&key).filter(|_| !is_serializable())
-            && let Some(found) = fetch(&relations.counters, *root, snapshot, Self::read)
+        if let Some(root) = reader.roots.0.get_mut(&key).filter(|_| !is_serializable())
+            && let Some(found) = fetch(&relations.counters, root, reader.intent, snapshot, Self::read)
             && found.key == key
             && found.window.contains(at)
         {

@@ -4,12 +4,11 @@ use super::look::Look;
 use super::write::sql_amount;
 use crate::check::functions::sql_time;
 use crate::error::{Error, Exceeded};
-use crate::pg::composite::{Composite, CompositeType, SignedAmount};
+use crate::pg::composite::{Composite, CompositeType, CompositeValue, SignedAmount};
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::kind::{Kind, Reason};
 use entitlements_model::time::Time;
-use pgrx::prelude::*;
-use pgrx::{AllocatedByRust, AnyNumeric};
+use pgrx::AnyNumeric;
 
 static DECISION: CompositeType = CompositeType::new(c"decision");
 
@@ -62,7 +61,7 @@ impl Decision {
         }
     }
 
-    pub fn into_composite(self) -> Result<PgHeapTuple<'static, AllocatedByRust>, Error> {
+    pub fn into_composite(self) -> Result<CompositeValue, Error> {
         let amount = |of: fn(Amounts) -> Amount| self.amounts.map(|amounts| of(amounts).into());
         let limit = |of: fn(Amounts) -> Allowance| match self.amounts.map(of) {
             Some(Allowance::Finite(amount)) => Some(amount.into()),
@@ -70,10 +69,10 @@ impl Decision {
         };
         let decision = Composite::of(&DECISION)?
             .with(Some(self.allowed))
-            .with(Some(self.reason.as_str()))
-            .with(self.account.clone())
-            .with(Some(self.feature.clone()))
-            .with(Some(self.kind.as_str()))
+            .with_text(Some(self.reason.as_str()))
+            .with_text(self.account.as_deref())
+            .with_text(Some(&self.feature))
+            .with_text(Some(self.kind.as_str()))
             .with_amount(limit(|amounts| amounts.allowance))
             .with_amount(amount(|amounts| amounts.used))
             .with_amount(limit(|amounts| amounts.remaining))

@@ -14,6 +14,7 @@ use entitlements_model::period::Period;
 use entitlements_model::plan::FeatureId;
 use entitlements_model::resolve;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 
 #[derive(Clone)]
 pub struct Feature {
@@ -37,10 +38,10 @@ pub struct Feature {
 
 impl Feature {
     /// NE003 if there is none of this key.
-    pub fn by_key(reader: &mut Reader<'_>, key: &[u8]) -> Result<Self, Error> {
+    pub fn by_key(reader: &mut Reader<'_>, key: &[u8]) -> Result<Rc<Self>, Error> {
         let (relations, snapshot) = (reader.relations, reader.snapshot);
         if let Some(known) = reader.catalog.feature(key, |version| shows(&relations.features, version, snapshot)) {
-            return Ok(known.clone());
+            return Ok(Rc::clone(known));
         }
         let mut found = None;
         let condition = [Condition::TextIs(feature::KEY, key)];
@@ -49,15 +50,16 @@ impl Feature {
             ControlFlow::Break(())
         });
         let (version, found) = found.ok_or_else(|| reader.unknown_feature(key))?;
-        reader.catalog.keep_feature(key, version, found.clone());
+        let found = Rc::new(found);
+        reader.catalog.keep_feature(key, version, Rc::clone(&found));
         Ok(found)
     }
 
-    pub fn by_id(reader: &Reader<'_>, id: FeatureId) -> Result<Self, Error> {
+    pub fn by_id(reader: &Reader<'_>, id: FeatureId) -> Result<Rc<Self>, Error> {
         let mut found = None;
         let condition = [Condition::Int4Is(feature::ID, id.0)];
         scan(&reader.relations.features_by_id, &condition, Order::Any, reader.snapshot, |row| {
-            found = Some(Self::read(row));
+            found = Some(Rc::new(Self::read(row)));
             ControlFlow::Break(())
         });
         found.ok_or_else(|| Error::Internal(format!("feature {} is missing", id.0)))

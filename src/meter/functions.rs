@@ -4,11 +4,11 @@ use super::consume::{Entry, Request, give_back, take};
 use super::decision::Decision;
 use super::idempotency::{Call, once};
 use crate::error::Error;
+use crate::pg::composite::CompositeValue;
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
 use crate::pg::number::AmountArgument;
 use entitlements_model::amount::Amount;
-use pgrx::AllocatedByRust;
 use pgrx::prelude::*;
 
 /// A number of units to take or give back.
@@ -30,9 +30,6 @@ pub fn or_denial(decision: Decision) -> Result<Decision, Error> {
     if decision.allowed { Ok(decision) } else { Err(decision.into_error()) }
 }
 
-/// A decision as SQL gets it.
-pub type Composite = PgHeapTuple<'static, AllocatedByRust>;
-
 /// A call of the family as SQL makes it.
 pub struct Arguments<'a> {
     pub account: Option<&'a str>,
@@ -43,15 +40,15 @@ pub struct Arguments<'a> {
 }
 
 impl Arguments<'_> {
-    pub fn consume(self) -> Result<Composite, Error> {
+    pub fn consume(self) -> Result<CompositeValue, Error> {
         self.run("consume", "consume", |request| take(request, true).and_then(|(decision, _)| or_denial(decision)))
     }
 
-    pub fn try_consume(self) -> Result<Composite, Error> {
+    pub fn try_consume(self) -> Result<CompositeValue, Error> {
         self.run("try_consume", "consume", |request| take(request, false).map(|(decision, _)| decision))
     }
 
-    pub fn release(self) -> Result<Composite, Error> {
+    pub fn release(self) -> Result<CompositeValue, Error> {
         self.run("release", "release", give_back)
     }
 
@@ -61,7 +58,7 @@ impl Arguments<'_> {
         function: &'static str,
         action: &'static str,
         work: impl FnOnce(Request<'_>) -> Result<Decision, Error>,
-    ) -> Result<Composite, Error> {
+    ) -> Result<CompositeValue, Error> {
         let (feature, n) = (feature_key(self.feature)?, units("n", self.n)?);
         let metadata = self.metadata.as_ref().map(|JsonbText(text)| text.as_str());
         let entry = Some(Entry { action, idempotency_key: self.idempotency_key, metadata });
@@ -82,7 +79,7 @@ fn consume(
     n: Option<AmountArgument>,
     idempotency_key: Option<&str>,
     metadata: Option<JsonbText>,
-) -> pgrx::composite_type!('static, "entitlements.decision") {
+) -> CompositeValue {
     or_raise(Arguments { account, feature, n, idempotency_key, metadata }.consume())
 }
 
@@ -93,7 +90,7 @@ fn try_consume(
     n: Option<AmountArgument>,
     idempotency_key: Option<&str>,
     metadata: Option<JsonbText>,
-) -> pgrx::composite_type!('static, "entitlements.decision") {
+) -> CompositeValue {
     or_raise(Arguments { account, feature, n, idempotency_key, metadata }.try_consume())
 }
 
@@ -104,6 +101,6 @@ fn release(
     n: Option<AmountArgument>,
     idempotency_key: Option<&str>,
     metadata: Option<JsonbText>,
-) -> pgrx::composite_type!('static, "entitlements.decision") {
+) -> CompositeValue {
     or_raise(Arguments { account, feature, n, idempotency_key, metadata }.release())
 }

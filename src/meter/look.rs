@@ -20,7 +20,7 @@ use entitlements_model::meter::burn;
 use entitlements_model::meter::rollover::Rollover;
 use entitlements_model::meter::window::Window;
 use entitlements_model::period::Period;
-use entitlements_model::resolve::{self, Resolved};
+use entitlements_model::resolve;
 use entitlements_model::time::{BEGINNING, FOREVER, Time};
 use std::ops::ControlFlow;
 use std::rc::Rc;
@@ -30,7 +30,7 @@ pub struct Look {
     /// None where no account has the key.
     pub account: Option<i64>,
     pub account_key: Option<String>,
-    pub feature: Feature,
+    pub feature: Rc<Feature>,
     pub granted: bool,
     pub reason: Reason,
     /// What the plans and overrides give; credits come on top.
@@ -59,7 +59,7 @@ enum Purpose {
 /// Pools that together have to give an amount.
 pub struct Charge {
     pub account: i64,
-    pub feature: Feature,
+    pub feature: Rc<Feature>,
     /// Units for each unit asked for.
     pub cost: Amount,
     /// In the order in which they are used up.
@@ -344,24 +344,21 @@ impl Look {
         })
     }
 
-    fn of(reader: &mut Reader<'_>, account: &Account, feature: Feature, now: Time, purpose: Purpose) -> Result<Self, Error> {
-        let settled = resolve::settle(&feature.resolved, &account.lineage, &*reader.catalog, now);
-        let allowance = match settled.value {
-            Resolved::Allowance(allowance) => allowance,
-            Resolved::Flag(_) | Resolved::Config(_) => Allowance::ZERO,
-        };
-        let granted = settled.reason == Reason::Granted;
+    fn of(
+        reader: &mut Reader<'_>,
+        account: &Account,
+        feature: Rc<Feature>,
+        now: Time,
+        purpose: Purpose,
+    ) -> Result<Self, Error> {
+        let settled = account.settle(&feature.resolved, reader.catalog, now);
         let mut look = Self {
             account: account.id,
             account_key: None,
-            granted,
+            granted: settled.reason == Reason::Granted,
             reason: if account.id.is_none() { Reason::UnknownAccount } else { settled.reason },
-            allowance,
-            expires_at: if granted {
-                resolve::end_of_grant(&feature.resolved, &account.lineage, &*reader.catalog, now)
-            } else {
-                None
-            },
+            allowance: settled.allowance,
+            expires_at: settled.expires_at,
             charges: Vec::new(),
             feature,
         };
@@ -396,30 +393,25 @@ impl Look {
 fn charges(
     reader: &mut Reader<'_>,
     account: &Account,
-    feature: &Feature,
+    feature: &Rc<Feature>,
     cost: Amount,
     now: Time,
     purpose: Purpose,
 ) -> Result<Vec<Charge>, Error> {
     let Some(id) = account.id else { return Ok(Vec::new()) };
-    let allowance_of = |reader: &Reader<'_>, level: usize| {
-        let settled = resolve::settle(&feature.resolved, &account.lineage[level..], &*reader.catalog, now);
-        match settled.value {
-            Resolved::Allowance(allowance) => (allowance, settled.held_by.map_or(level, |held| held + level)),
-            Resolved::Flag(_) | Resolved::Config(_) => (Allowance::ZERO, level),
-        }
-    };
     let id_of = |level: usize| if level == 0 { id } else { account.ancestors[level - 1] };
-    let (own, holder_level) = allowance_of(reader, 0);
+    let settled = account.settle(&feature.resolved, reader.catalog, now);
+    let holder_level = settled.held_by;
     let mut charges = Vec::with_capacity(1);
     let mut credits = Vec::new();
     credits_of(reader, id, feature.resolved.id.0, now, &mut credits);
-    let mut below = own;
+    let mut below = settled.allowance;
     for level in 0..holder_level {
-        let (above, _) = allowance_of(reader, level + 1);
+        let lineage = &account.lineage[level + 1..];
+        let above = resolve::settle(&feature.resolved, lineage, &*reader.catalog, now).value.allowance();
         if below != above {
             let pool = plan_pool(reader, id_of(level), feature, below, now)?;
-            charges.push(Charge { account: id_of(level), feature: feature.clone(), cost, pools: vec![pool] });
+            charges.push(Charge { account: id_of(level), feature: Rc::clone(feature), cost, pools: vec![pool] });
         }
         below = above;
     }
@@ -431,7 +423,7 @@ fn charges(
     if pools.is_empty() {
         return Ok(Vec::new());
     }
-    charges.push(Charge { account: holder, feature: feature.clone(), cost, pools });
+    charges.push(Charge { account: holder, feature: Rc::clone(feature), cost, pools });
     Ok(charges)
 }
 

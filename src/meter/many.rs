@@ -9,6 +9,7 @@ use super::idempotency::{Call, once};
 use super::look::Look;
 use super::relations;
 use crate::error::Error;
+use crate::pg::composite::CompositeValue;
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
 use crate::pg::session::refuse_read_only;
@@ -29,7 +30,7 @@ fn consume_many(
     amounts: Option<JsonbText>,
     idempotency_key: Option<&str>,
     metadata: Option<JsonbText>,
-) -> SetOfIterator<'static, pgrx::composite_type!('static, "entitlements.decision")> {
+) -> SetOfIterator<'static, CompositeValue> {
     let metadata = metadata.map(|JsonbText(text)| text);
     let rows = called(account, amounts, idempotency_key, metadata.as_deref())
         .and_then(|decisions| decisions.into_iter().map(Decision::into_composite).collect::<Result<Vec<_>, _>>());

@@ -32,10 +32,11 @@ use crate::error::Error;
 use crate::pg::owner::as_owner;
 use crate::pg::relations::Relations;
 use pgrx::spi::{Spi, SpiClient};
+use std::rc::Rc;
 
 /// The extension's tables as they are now.
-pub fn relations() -> Result<Relations, Error> {
-    MEMO.with(|memo| memo.read(|reader| Ok(*reader.relations)))
+pub fn relations() -> Result<Rc<Relations>, Error> {
+    MEMO.with(|memo| memo.read(|reader| Ok(Rc::clone(reader.relations))))
 }
 
 /// Runs queries that change the tables, for callers who have no privilege on them.

@@ -30,6 +30,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::str::FromStr;
 
 /// Most events in one call.
@@ -247,7 +248,7 @@ impl<'a> Batch<'a> {
     }
 
     /// NE003, NE004.
-    fn known_features(&self) -> Result<Vec<Feature>, Error> {
+    fn known_features(&self) -> Result<Vec<Rc<Feature>>, Error> {
         MEMO.with(|memo| {
             memo.read(|reader| {
                 let known = |(key, index): &(Cow<'_, str>, usize)| {
@@ -342,7 +343,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Writes what the features' ledgers keep.
-    fn keep_events(&self, client: &mut SpiClient<'_>, accounts: &[i64], features: &[Feature]) -> Result<(), Error> {
+    fn keep_events(&self, client: &mut SpiClient<'_>, accounts: &[i64], features: &[Rc<Feature>]) -> Result<(), Error> {
         let ledgers = ledgers(features)?;
         // Each event with the feature in whose ledger it is kept, and how much of that it is.
         let kept: Vec<(&Event<'_>, i32, Amount)> = self
@@ -390,10 +391,10 @@ impl<'a> Batch<'a> {
 
 /// In which features' ledgers a use of each feature is kept, and how many of their units one of its units is: its own, and that
 /// of the feature that it draws on.
-fn ledgers(features: &[Feature]) -> Result<Vec<Vec<(i32, Amount)>>, Error> {
+fn ledgers(features: &[Rc<Feature>]) -> Result<Vec<Vec<(i32, Amount)>>, Error> {
     MEMO.with(|memo| {
         memo.read(|reader| {
-            let of = |feature: &Feature| {
+            let of = |feature: &Rc<Feature>| {
                 let own = feature.keeps_ledger.then_some((feature.resolved.id.0, Amount::ONE));
                 let drawn = match feature.draws_on {
                     Some((pool, cost)) => Feature::by_id(reader, pool)?.keeps_ledger.then_some((pool.0, cost)),

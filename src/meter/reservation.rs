@@ -16,6 +16,7 @@ use super::write::sql_amount;
 use super::{as_owner_changing, relations};
 use crate::accounts::arguments::timestamp;
 use crate::error::Error;
+use crate::pg::composite::CompositeValue;
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
 use crate::pg::number::AmountArgument;
@@ -27,7 +28,7 @@ use entitlements_model::time::Time;
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
 use pgrx::spi::{Spi, SpiClient};
-use pgrx::{AllocatedByRust, AnyNumeric, Uuid};
+use pgrx::{AnyNumeric, Uuid};
 
 /// Longest time that units are kept, in microseconds: a reservation is a promise to decide soon.
 const LONGEST: Time = 366 * DAY;
@@ -92,14 +93,11 @@ fn make(
 }
 
 #[pg_extern(sql = false)]
-fn commit_reservation(
-    id: Option<Uuid>,
-    actual: Option<AmountArgument>,
-) -> pgrx::composite_type!('static, "entitlements.decision") {
+fn commit_reservation(id: Option<Uuid>, actual: Option<AmountArgument>) -> CompositeValue {
     or_raise(commit(id, actual))
 }
 
-fn commit(id: Option<Uuid>, actual: Option<AmountArgument>) -> Result<PgHeapTuple<'static, AllocatedByRust>, Error> {
+fn commit(id: Option<Uuid>, actual: Option<AmountArgument>) -> Result<CompositeValue, Error> {
     let id = id.ok_or_else(|| Error::argument("id", "it is NULL"))?;
     let actual = actual.map(|actual| units("actual", Some(actual))).transpose()?;
     let held = end(id, "committed", actual)?.map_err(|ended| ended.refusal(id, "committed"))?;
@@ -113,7 +111,7 @@ fn commit(id: Option<Uuid>, actual: Option<AmountArgument>) -> Result<PgHeapTupl
     }
     let look = look_anew(Some(&held.account), &held.feature, statement_time())?;
     let entry = Entry { action: "commit_reservation", idempotency_key: None, metadata: held.metadata.as_deref() };
-    keep_entry(&relations()?, &look, actual.nanos(), Some(entry), statement_time())?;
+    keep_entry(&*relations()?, &look, actual.nanos(), Some(entry), statement_time())?;
     Decision::of(&look, true, Reason::Granted, actual, actual.nanos()).into_composite()
 }
 

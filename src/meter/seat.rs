@@ -20,7 +20,7 @@ use crate::bundle::deployment::Deployment;
 use crate::check::functions::sql_time;
 use crate::check::memo::MEMO;
 use crate::error::Error;
-use crate::pg::composite::{Composite, CompositeType};
+use crate::pg::composite::{Composite, CompositeType, CompositeValue};
 use crate::pg::error::or_raise;
 use crate::pg::session::{connect_to_change, refuse_read_only};
 use crate::pg::snapshot::statement_time;
@@ -31,10 +31,10 @@ use entitlements_model::catalog::Overage;
 use entitlements_model::kind::{Kind, Reason};
 use entitlements_model::meter::lease::{self, Assignment};
 use entitlements_model::time::{FOREVER, Time};
+use pgrx::AnyNumeric;
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, SpiHeapTupleData};
-use pgrx::{AllocatedByRust, AnyNumeric};
 
 /// Most bytes of a holder's name, which is indexed.
 const HOLDER_BYTES: usize = 255;
@@ -628,7 +628,10 @@ fn end(seat: i64, reason: &str, now: Time) -> Result<(), Error> {
 }
 
 fn keep_event(account: i64, feature: i32, billionths: i128, action: &'static str, at: Time) -> Result<(), Error> {
-    write::keep_event(&super::relations()?, Event { account, feature, amount: signed(billionths), entry: entry(action), at })
+    write::keep_event(
+        &*super::relations()?,
+        Event { account, feature, amount: signed(billionths), entry: entry(action), at },
+    )
 }
 
 fn entry(action: &'static str) -> Entry<'static> {
@@ -654,25 +657,25 @@ fn refuse_other_kinds(look: &Look) -> Result<(), Error> {
 }
 
 impl Answer {
-    fn into_composite(self) -> Result<PgHeapTuple<'static, AllocatedByRust>, Error> {
+    fn into_composite(self) -> Result<CompositeValue, Error> {
         let Decision { allowed, reason, account, feature, amounts, .. } = self.decision;
-        let of = |of: fn(&super::decision::Amounts) -> Amount| amounts.as_ref().map(|amounts| sql_amount(of(amounts)));
+        let of = |of: fn(&super::decision::Amounts) -> Amount| amounts.as_ref().map(|amounts| of(amounts).into());
         let allowance = amounts.and_then(|amounts| match amounts.allowance {
-            Allowance::Finite(amount) => Some(sql_amount(amount)),
+            Allowance::Finite(amount) => Some(amount.into()),
             Allowance::Unlimited => None,
         });
         let answer = Composite::of(&SEAT_ASSIGNMENT)?
             .with(Some(allowed))
-            .with(Some(reason.as_str()))
-            .with(account)
-            .with(Some(feature))
-            .with(Some(self.holder))
+            .with_text(Some(reason.as_str()))
+            .with_text(account.as_deref())
+            .with_text(Some(&feature))
+            .with_text(Some(&self.holder))
             .with(self.held.as_ref().and_then(|held| sql_time(held.assigned_at)))
             .with(self.held.as_ref().and_then(|held| sql_time(held.leased_until)))
             .with(Some(self.reclaimed_from))
-            .with(allowance)
-            .with(of(|amounts| amounts.used))
-            .with(of(|amounts| amounts.overage));
+            .with_amount(allowance)
+            .with_amount(of(|amounts| amounts.used))
+            .with_amount(of(|amounts| amounts.overage));
         Ok(answer.build())
     }
 
@@ -700,7 +703,7 @@ fn assign_seat(
     feature: Option<&str>,
     holder: Option<&str>,
     lease: Option<Interval>,
-) -> pgrx::composite_type!('static, "entitlements.seat_assignment") {
+) -> CompositeValue {
     or_raise(
         Asked::new(account, feature, holder, lease)
             .and_then(|asked| asked.assign(false)?.or_denial())
@@ -714,7 +717,7 @@ fn try_assign_seat(
     feature: Option<&str>,
     holder: Option<&str>,
     lease: Option<Interval>,
-) -> pgrx::composite_type!('static, "entitlements.seat_assignment") {
+) -> CompositeValue {
     or_raise(
         Asked::new(account, feature, holder, lease).and_then(|asked| asked.assign(false)).and_then(Answer::into_composite),
     )

@@ -8,10 +8,15 @@ use super::relations::Access;
 use super::scan::{MAX_COLUMNS, Place, Row};
 use super::session::sees_what_is_committed;
 use super::snapshot::ActiveSnapshot;
-use super::values;
+use super::unguarded::{
+    GetCurrentCommandId, HeapTupleSatisfiesUpdate, LockBuffer, ReleaseBuffer, heap_freetuple, heap_modify_tuple_by_cols,
+    simple_heap_update, table_close, table_open,
+};
+use super::{unguarded, values};
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::time::Time;
 use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
 /// What to do when another transaction holds the row.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,7 +81,8 @@ impl NewValue {
 impl<const COLUMNS: usize> LockedRow<'_, COLUMNS> {
     pub fn row(&self) -> Row<'_, COLUMNS> {
         // SAFETY: the tuple is pinned while this value lives.
-        let (place, written_by) = unsafe { (Place((*self.tuple).t_self), (*(*self.tuple).t_data).t_choice.t_heap.t_xmin) };
+        let (place, written_by) =
+            unsafe { (Place::at((*self.tuple).t_self), (*(*self.tuple).t_data).t_choice.t_heap.t_xmin) };
         Row { columns: &self.access.columns, values: &self.values, nulls: &self.nulls, place, written_by }
     }
 
@@ -84,16 +90,21 @@ impl<const COLUMNS: usize> LockedRow<'_, COLUMNS> {
     pub fn update(&self, changes: &[(usize, NewValue)]) {
         // SAFETY: this transaction holds the row's lock, so nobody has changed it.
         unsafe {
-            let tuple = changed(self.access, self.table, self.tuple, changes);
+            let mut changes = Changes::of(self.access, changes);
             let mut place = (*self.tuple).t_self;
-            #[cfg(feature = "pg15")]
-            pg_sys::simple_heap_update(self.table, &mut place, tuple);
-            #[cfg(not(feature = "pg15"))]
-            {
-                let mut indexes = pg_sys::TU_UpdateIndexes::TU_None;
-                pg_sys::simple_heap_update(self.table, &mut place, tuple, &mut indexes);
-            }
-            finish(self.table, tuple);
+            let tuple = pg_guard_ffi_boundary(|| {
+                let tuple = changes.apply(self.table, self.tuple);
+                #[cfg(feature = "pg15")]
+                simple_heap_update(self.table, &mut place, tuple);
+                #[cfg(not(feature = "pg15"))]
+                {
+                    let mut indexes = pg_sys::TU_UpdateIndexes::TU_None;
+                    simple_heap_update(self.table, &mut place, tuple, &mut indexes);
+                }
+                tuple
+            });
+            make_findable(self.table, tuple);
+            pg_sys::heap_freetuple(tuple);
         }
     }
 
@@ -115,29 +126,45 @@ pub fn update<const COLUMNS: usize>(
 ) -> Lock<()> {
     // SAFETY: the row was found with the snapshot, which keeps the version from being removed. heap_update can only be asked to
     // wait for who has the row, so it is asked first whether anybody has; in the instant between, somebody may come who is then
-    // waited for. It does not change a row that is not as it was seen.
+    // waited for. It does not change a row that is not as it was seen. Who found the row has left the predicate lock on it.
     let result = unsafe {
-        let table = pg_sys::table_open(access.table, pg_sys::RowExclusiveLock as i32);
+        let mut changes = Changes::of(access, changes);
         let mut old: pg_sys::HeapTupleData = std::mem::zeroed();
-        old.t_self = place.0;
-        let mut buffer: pg_sys::Buffer = 0;
-        let found = pg_sys::heap_fetch(table, snapshot.as_ptr(), &mut old, &mut buffer, false);
-        assert!(found, "the snapshot shows the row");
-        let command = pg_sys::GetCurrentCommandId(true);
-        pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
-        let mut result = pg_sys::HeapTupleSatisfiesUpdate(&mut old, command, buffer);
-        pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
-        if result == pg_sys::TM_Result::TM_Ok {
-            let tuple = changed(access, table, &mut old, changes);
-            result = heap_update(table, &mut old.t_self, tuple, command);
-            if result == pg_sys::TM_Result::TM_Ok {
-                finish(table, tuple);
-            } else {
-                pg_sys::heap_freetuple(tuple);
+        old.t_self = place.tid;
+        let mut place = place;
+        let found = pg_guard_ffi_boundary(|| {
+            let table = table_open(access.table, pg_sys::RowExclusiveLock as i32);
+            let buffer = place.pin(table)?;
+            let command = GetCurrentCommandId(true);
+            LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
+            let page = pg_sys::BufferGetPage(buffer);
+            let line = *(*page.cast::<pg_sys::PageHeaderData>()).pd_linp.as_ptr().add(usize::from(old.t_self.ip_posid) - 1);
+            if line.lp_flags() != pg_sys::LP_NORMAL {
+                return None;
             }
+            old.t_data = page.add(line.lp_off() as usize).cast();
+            old.t_len = line.lp_len();
+            old.t_tableOid = access.table;
+            let mut result = HeapTupleSatisfiesUpdate(&mut old, command, buffer);
+            LockBuffer(buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
+            let mut tuple = std::ptr::null_mut();
+            if result == pg_sys::TM_Result::TM_Ok {
+                tuple = changes.apply(table, &mut old);
+                result = heap_update(table, &mut old.t_self, tuple, command);
+            }
+            Some((table, buffer, tuple, result))
+        });
+        let (table, buffer, tuple, result) = found.expect("the snapshot shows the row");
+        if result == pg_sys::TM_Result::TM_Ok {
+            make_findable(table, tuple);
         }
-        pg_sys::ReleaseBuffer(buffer);
-        pg_sys::table_close(table, pg_sys::NoLock as i32);
+        pg_guard_ffi_boundary(|| {
+            if !tuple.is_null() {
+                heap_freetuple(tuple);
+            }
+            ReleaseBuffer(buffer);
+            table_close(table, pg_sys::NoLock as i32);
+        });
         result
     };
     match result {
@@ -153,7 +180,7 @@ pub fn update<const COLUMNS: usize>(
 }
 
 /// # Safety
-/// `tuple` is a new version of the row of `table` at `place`, with the same keys.
+/// `tuple` is a new version of the row of `table` at `place`, with the same keys. May raise an error.
 unsafe fn heap_update(
     table: pg_sys::Relation,
     place: pg_sys::ItemPointer,
@@ -166,11 +193,11 @@ unsafe fn heap_update(
         let mut mode = pg_sys::LockTupleMode::LockTupleNoKeyExclusive;
         let crosscheck = std::ptr::null_mut();
         #[cfg(feature = "pg15")]
-        return pg_sys::heap_update(table, place, tuple, command, crosscheck, true, &mut failure, &mut mode);
+        return unguarded::heap_update(table, place, tuple, command, crosscheck, true, &mut failure, &mut mode);
         #[cfg(not(feature = "pg15"))]
         {
             let mut indexes = pg_sys::TU_UpdateIndexes::TU_None;
-            pg_sys::heap_update(table, place, tuple, command, crosscheck, true, &mut failure, &mut mode, &mut indexes)
+            unguarded::heap_update(table, place, tuple, command, crosscheck, true, &mut failure, &mut mode, &mut indexes)
         }
     }
 }
@@ -189,7 +216,7 @@ pub fn lock<const COLUMNS: usize, T>(
     unsafe {
         let table = pg_sys::table_open(access.table, pg_sys::RowExclusiveLock as i32);
         let slot = pg_sys::table_slot_create(table, std::ptr::null_mut());
-        let mut tid = place.0;
+        let mut tid = place.tid;
         let mut failure: pg_sys::TM_FailureData = std::mem::zeroed();
         let flags = match version {
             Version::Newest if sees_what_is_committed() => pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION as u8,
@@ -201,7 +228,7 @@ pub fn lock<const COLUMNS: usize, T>(
         };
         let tuple_lock = (*(*table).rd_tableam).tuple_lock.expect("heap tables lock tuples");
         let command = pg_sys::GetCurrentCommandId(true);
-        let result = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+        let result = pg_guard_ffi_boundary(|| {
             tuple_lock(
                 table,
                 &mut tid,
@@ -249,7 +276,7 @@ impl Holders {
         let (mask, xmax) = unsafe {
             let table = pg_sys::table_open(access.table, pg_sys::AccessShareLock as i32);
             let mut tuple: pg_sys::HeapTupleData = std::mem::zeroed();
-            tuple.t_self = place.0;
+            tuple.t_self = place.tid;
             let mut buffer: pg_sys::Buffer = 0;
             let found = pg_sys::heap_fetch(table, snapshot.as_ptr(), &mut tuple, &mut buffer, false);
             assert!(found, "the snapshot shows the row");
@@ -312,47 +339,55 @@ fn newer<T>() -> Lock<T> {
     if sees_what_is_committed() { Lock::Newer } else { Lock::Conflict }
 }
 
-/// A copy of the tuple with columns changed.
-///
-/// # Safety
-/// `tuple` is one of `table`, which `access` belongs to.
-unsafe fn changed<const COLUMNS: usize>(
-    access: &Access<COLUMNS>,
-    table: pg_sys::Relation,
-    tuple: pg_sys::HeapTuple,
-    changes: &[(usize, NewValue)],
-) -> pg_sys::HeapTuple {
-    let mut columns = [0; COLUMNS];
-    let mut new = [pg_sys::Datum::from(0); COLUMNS];
-    let mut nulls = [false; COLUMNS];
-    for (place, (column, value)) in changes.iter().enumerate() {
-        columns[place] = i32::from(access.columns[*column]);
-        new[place] = value.to_datum();
+/// New values as the server takes them.
+struct Changes<const COLUMNS: usize> {
+    count: usize,
+    columns: [i32; COLUMNS],
+    values: [pg_sys::Datum; COLUMNS],
+    nulls: [bool; COLUMNS],
+}
+
+impl<const COLUMNS: usize> Changes<COLUMNS> {
+    fn of(access: &Access<COLUMNS>, changes: &[(usize, NewValue)]) -> Self {
+        let mut columns = [0; COLUMNS];
+        let mut values = [pg_sys::Datum::from(0); COLUMNS];
+        for (place, (column, value)) in changes.iter().enumerate() {
+            columns[place] = i32::from(access.columns[*column]);
+            values[place] = value.to_datum();
+        }
+        Self { count: changes.len(), columns, values, nulls: [false; COLUMNS] }
     }
-    // SAFETY: by contract; the values are of the columns' types.
-    unsafe {
-        pg_sys::heap_modify_tuple_by_cols(
-            tuple,
-            (*table).rd_att,
-            changes.len() as i32,
-            columns.as_mut_ptr(),
-            new.as_mut_ptr(),
-            nulls.as_mut_ptr(),
-        )
+
+    /// A copy of the tuple with the columns changed.
+    ///
+    /// # Safety
+    /// `tuple` is one of `table`, which the changes are for. May raise an error.
+    unsafe fn apply(&mut self, table: pg_sys::Relation, tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple {
+        let (columns, values, nulls) = (&mut self.columns, &mut self.values, &mut self.nulls);
+        // SAFETY: by contract; the values are of the columns' types.
+        unsafe {
+            heap_modify_tuple_by_cols(
+                tuple,
+                (*table).rd_att,
+                self.count as i32,
+                columns.as_mut_ptr(),
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            )
+        }
     }
 }
 
-/// Makes a new version findable, where the old version's index entries do not lead to it, and frees the copy.
+/// Makes a new version findable, where the old version's index entries do not lead to it.
 ///
 /// # Safety
 /// `tuple` was just stored in `table`.
-unsafe fn finish(table: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
+unsafe fn make_findable(table: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
     // SAFETY: by contract.
     unsafe {
         if u32::from((*(*tuple).t_data).t_infomask2) & pg_sys::HEAP_ONLY_TUPLE == 0 {
             insert_index_entries(table, tuple);
         }
-        pg_sys::heap_freetuple(tuple);
     }
 }
 

@@ -5,13 +5,19 @@
 //! not told by marks but by CHANGED_HERE: then nothing outlives a snapshot.
 
 use super::backend::BackendLocal;
-use super::callbacks::{CHANGED_HERE, ROLLED_BACK};
+use super::callbacks::{CHANGED_HERE, ROLLED_BACK, relations_epoch};
 use super::change::insert_index_entries;
-use super::relations::oid_of;
+use super::relations::{Access, change_mark, oid_of};
+use super::scan::{KEPT, LOCK};
+use super::unguarded::{
+    self, BufferGetBlockNumber, LockBuffer, ReadRecentBuffer, RelFile, UnlockReleaseBuffer, file_of, index_close,
+    index_open, table_close, table_open,
+};
 use crate::error::Error;
 use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
 /// What a mark names that stands for all accounts.
 pub const EVERY_ACCOUNT: i64 = 0;
@@ -64,6 +70,135 @@ pub fn mark(account: i64) -> Result<(), Error> {
     match MARKED.with(|marked| marked.next(transaction, account)) {
         Some((number, account)) => write(transaction, number, account),
         None => Ok(()),
+    }
+}
+
+/// Where the last page of the index of marks is in the server's memory.
+struct LastPage {
+    file: RelFile,
+    block: pg_sys::BlockNumber,
+    buffer: pg_sys::Buffer,
+    /// Relations as they were when it was found.
+    epoch: u64,
+}
+
+static LAST_PAGE: BackendLocal<Option<LastPage>> = BackendLocal::new(|| None);
+
+/// Whether there may be marks of this transaction or of later ones, whoever sees them: the index is in the order of
+/// transactions, so its last entry tells. Nearly always there is none, and this costs a small part of a scan that finds none.
+///
+/// The caller has a snapshot, and has noticed since which relations had changed: the page that is remembered is of the index in
+/// which whoever the snapshot shows has put marks.
+pub fn may_be_since(access: &Access<{ change_mark::COUNT }>, transaction: u64) -> bool {
+    let last = LAST_PAGE.with(|known| {
+        let last = known.as_mut().filter(|page| page.epoch == relations_epoch()).and_then(LastPage::last_mark);
+        last.unwrap_or_else(|| {
+            let (page, last) = LastPage::find(access);
+            *known = page;
+            last
+        })
+    });
+    last.is_none_or(|last| last >= transaction)
+}
+
+impl LastPage {
+    /// The transaction of the last mark, where the page is still in memory and the last one. Some(None) where that cannot be told.
+    ///
+    /// No lock on the index is needed: it is no page of the file that would be read, but the memory, and only as long as that
+    /// is the page's.
+    fn last_mark(&mut self) -> Option<Option<u64>> {
+        // SAFETY: pinned if it is this page, then read under its lock.
+        unsafe {
+            pg_guard_ffi_boundary(|| {
+                if !ReadRecentBuffer(self.file, pg_sys::ForkNumber::MAIN_FORKNUM, self.block, self.buffer) {
+                    return None;
+                }
+                LockBuffer(self.buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
+                let page = pg_sys::BufferGetPage(self.buffer);
+                let last = btree_page(page).is_last_leaf().then(|| last_key(page));
+                UnlockReleaseBuffer(self.buffer);
+                last
+            })
+        }
+    }
+
+    /// The last page, and the transaction of the last mark. No page where there are no marks, and no mark where that cannot be told.
+    fn find(access: &Access<{ change_mark::COUNT }>) -> (Option<Self>, Option<u64>) {
+        // SAFETY: a read of the last page of an index that is open and locked.
+        unsafe {
+            pg_guard_ffi_boundary(|| {
+                let (table, index) = (table_open(access.table, LOCK), index_open(access.index, LOCK));
+                let buffer = last_leaf(index);
+                let mut found = (None, Some(0));
+                if buffer != 0 {
+                    let block = BufferGetBlockNumber(buffer);
+                    let last = last_key(pg_sys::BufferGetPage(buffer));
+                    UnlockReleaseBuffer(buffer);
+                    found = (Some(Self { file: file_of(index), block, buffer, epoch: relations_epoch() }), last);
+                }
+                index_close(index, KEPT);
+                table_close(table, KEPT);
+                found
+            })
+        }
+    }
+}
+
+/// The last page of leaves, locked; 0 where the index is empty.
+///
+/// # Safety
+/// `index` is a btree that is open. May raise an error.
+unsafe fn last_leaf(index: pg_sys::Relation) -> pg_sys::Buffer {
+    // SAFETY: by contract. Before PostgreSQL 17 with a snapshot that is only compared with old_snapshot_threshold.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        return unguarded::_bt_get_endpoint(index, 0, true, std::ptr::null_mut());
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        unguarded::_bt_get_endpoint(index, 0, true)
+    }
+}
+
+/// nbtree.h: what stands at the end of each page.
+#[repr(C)]
+struct BtreePage {
+    previous: pg_sys::BlockNumber,
+    next: pg_sys::BlockNumber,
+    level: u32,
+    flags: u16,
+    cycle: u16,
+}
+
+impl BtreePage {
+    fn is_last_leaf(&self) -> bool {
+        // BTP_LEAF, BTP_DELETED and BTP_HALF_DEAD.
+        const LEAF: u16 = 1 << 0;
+        const DELETED: u16 = 1 << 2 | 1 << 4;
+        self.next == 0 && self.flags & (LEAF | DELETED) == LEAF
+    }
+}
+
+/// # Safety
+/// `page` is one of a btree, locked.
+unsafe fn btree_page<'a>(page: pg_sys::Page) -> &'a BtreePage {
+    // SAFETY: by contract; the header tells where it is.
+    unsafe { &*page.add(usize::from((*page.cast::<pg_sys::PageHeaderData>()).pd_special)).cast() }
+}
+
+/// The first column of the last entry of a leaf page, 0 where there is no entry at all; None where this page has none.
+///
+/// # Safety
+/// `page` is locked, and the last leaf of an index whose first column is a bigint that is not null: so all of its entries are
+/// whole ones, in order, and that column begins behind the entry's header.
+unsafe fn last_key(page: pg_sys::Page) -> Option<u64> {
+    // SAFETY: line pointers lie between the page's header and pd_lower, and point to entries (bufpage.h).
+    unsafe {
+        let header = &*page.cast::<pg_sys::PageHeaderData>();
+        let entries = usize::from(header.pd_lower).saturating_sub(std::mem::offset_of!(pg_sys::PageHeaderData, pd_linp));
+        let Some(last) = (entries / size_of::<pg_sys::ItemIdData>()).checked_sub(1) else {
+            return (btree_page(page).previous == 0).then_some(0);
+        };
+        let entry = page.add((*header.pd_linp.as_ptr().add(last)).lp_off() as usize);
+        Some(entry.add(size_of::<pg_sys::IndexTupleData>()).cast::<i64>().read() as u64)
     }
 }
 

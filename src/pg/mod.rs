@@ -29,6 +29,7 @@ pub mod support;
 pub mod table;
 pub mod time_zone;
 pub mod trigger;
+mod unguarded;
 pub mod values;
 
 /// The number by which the server knows an object.

@@ -5,6 +5,7 @@ use super::callbacks::{RELATIONS_CHANGED, watch};
 use crate::error::Error;
 use pgrx::pg_sys;
 use std::ffi::CStr;
+use std::rc::Rc;
 
 pub(super) const SCHEMA: &CStr = c"entitlements";
 
@@ -214,22 +215,27 @@ macro_rules! relations {
         { $($name:ident: $columns:ident of $table:literal by $index:literal,)+ }
         covered { $($entry:ident: $entry_columns:ident of $entry_table:literal by $entry_index:literal,)+ }
     ) => {
-        /// How each table is read.
-        #[derive(Clone, Copy, PartialEq, Eq)]
+        /// How each table is read. Equal ones stand for the same relations in the same files.
+        #[derive(PartialEq, Eq)]
         pub struct Relations {
             $(pub $name: Access<{ $columns::COUNT }>,)+
             $(pub $entry: CoveredAccess<{ $entry_columns::COUNT }>,)+
             /// Whether each change of what decides about accounts leaves a mark.
             pub changes_are_marked: bool,
+            /// In which files they are: another one where a relation was truncated or rewritten.
+            files: Box<[pg_sys::Oid]>,
         }
 
         impl Relations {
             fn look_up() -> Result<Self, Error> {
-                Ok(Self {
+                let mut found = Self {
                     $($name: access($table, $index, $columns::NAMES, false)?,)+
                     $($entry: CoveredAccess(access($entry_table, $entry_index, $entry_columns::NAMES, true)?),)+
                     changes_are_marked: changes_are_marked()?,
-                })
+                    files: Box::default(),
+                };
+                found.files = found.oids().map(file_of).collect::<Result<_, _>>()?;
+                Ok(found)
             }
 
             fn oids(&self) -> impl Iterator<Item = pg_sys::Oid> {
@@ -271,6 +277,20 @@ relations! {
     covered {
         account_entries: account_entry of c"accounts" by c"accounts_key",
         subscription_entries: subscription_entry of c"subscriptions" by c"subscriptions_check",
+    }
+}
+
+/// The number of a relation's file.
+fn file_of(relation: pg_sys::Oid) -> Result<pg_sys::Oid, Error> {
+    // SAFETY: a look-up in the system catalog; what it finds is read before it is released.
+    unsafe {
+        let found = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, pg_sys::Datum::from(relation));
+        if found.is_null() {
+            return Err(Error::incomplete(format!("relation {relation:?} is missing")));
+        }
+        let file = (*pg_sys::GETSTRUCT(found).cast::<pg_sys::FormData_pg_class>()).relfilenode;
+        pg_sys::ReleaseSysCache(found);
+        Ok(file)
     }
 }
 
@@ -345,19 +365,20 @@ fn changes_are_marked() -> Result<bool, Error> {
 
 impl Relations {
     /// The relations as they are now, unless `known` has them already.
-    pub fn current(known: &mut Option<Self>) -> Result<&Self, Error> {
+    pub fn current(known: &mut Option<Rc<Self>>) -> Result<&Rc<Self>, Error> {
         match known {
             Some(known) => Ok(known),
             None => {
                 let found = Self::look_up()?;
                 watch(found.oids());
-                Ok(known.insert(found))
+                Ok(known.insert(Rc::new(found)))
             }
         }
     }
 }
 
-/// Whether one of the relations was changed, dropped or truncated since this was asked last, by whichever backend.
+/// Whether the server says of one of the relations that it was changed, dropped or truncated since this was asked last, by
+/// whichever backend.
 pub fn have_changed() -> bool {
     // SAFETY: the server does the same whenever it takes a lock, which each scan is about to do.
     unsafe { pg_sys::AcceptInvalidationMessages() };

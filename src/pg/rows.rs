@@ -1,6 +1,6 @@
 //! The rows of a query one after the other, without a copy of all of them and without one of each value.
 
-use super::scan::heap_deform_tuple;
+use super::unguarded::heap_deform_tuple;
 use super::values;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;

@@ -7,6 +7,13 @@
 use super::callbacks::RELATIONS_CHANGED;
 use super::relations::{Access, CoveredAccess};
 use super::snapshot::ActiveSnapshot;
+use super::unguarded::{
+    self, ExecDropSingleTupleTableSlot, LockBuffer, PredicateLockPage, ReadBuffer, ReadRecentBuffer,
+    RelationGetNumberOfBlocksInFork, ReleaseBuffer, ScanKeyEntryInitialize, TransactionIdIsCurrentTransactionId, file_of,
+    heap_deform_tuple, heap_fetch, heap_hot_search_buffer, heap_page_prune_opt, index_close, index_deform_tuple,
+    index_endscan, index_fetch_heap, index_getnext_tid, index_open, index_rescan, systable_beginscan_ordered,
+    systable_endscan_ordered, table_close, table_open, table_slot_create, visibilitymap_get_status,
+};
 use super::values;
 use entitlements_model::amount::{Allowance, Amount};
 use pgrx::pg_sys;
@@ -15,77 +22,10 @@ use std::ffi::c_int;
 use std::ops::ControlFlow;
 
 /// What a query takes to read.
-const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+pub(super) const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
 /// For closing: the lock stays to the end of the transaction.
-const KEPT: pg_sys::LOCKMODE = pg_sys::NoLock as pg_sys::LOCKMODE;
-
-unsafe extern "C-unwind" {
-    // Declared here, not taken from pgrx, to go without its guard: it cannot raise an error, and runs for each row.
-    pub(super) fn heap_deform_tuple(
-        tuple: pg_sys::HeapTuple,
-        descriptor: pg_sys::TupleDesc,
-        values: *mut pg_sys::Datum,
-        nulls: *mut bool,
-    );
-
-    // The same; these look up built-in functions and copy attributes.
-    fn ScanKeyEntryInitialize(
-        key: *mut pg_sys::ScanKeyData,
-        flags: c_int,
-        column: pg_sys::AttrNumber,
-        strategy: pg_sys::StrategyNumber,
-        subtype: pg_sys::Oid,
-        collation: pg_sys::Oid,
-        procedure: pg_sys::Oid,
-        argument: pg_sys::Datum,
-    );
-    fn index_deform_tuple(
-        tuple: pg_sys::IndexTuple,
-        descriptor: pg_sys::TupleDesc,
-        values: *mut pg_sys::Datum,
-        nulls: *mut bool,
-    );
-
-    // These can, and are declared here for one guard around several of them.
-    fn table_open(table: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> pg_sys::Relation;
-    fn table_close(table: pg_sys::Relation, lock: pg_sys::LOCKMODE);
-    fn index_open(index: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> pg_sys::Relation;
-    fn index_close(index: pg_sys::Relation, lock: pg_sys::LOCKMODE);
-    fn systable_beginscan_ordered(
-        table: pg_sys::Relation,
-        index: pg_sys::Relation,
-        snapshot: pg_sys::Snapshot,
-        keys: c_int,
-        key: pg_sys::ScanKey,
-    ) -> pg_sys::SysScanDesc;
-    fn systable_endscan_ordered(scan: pg_sys::SysScanDesc);
-    fn index_endscan(scan: pg_sys::IndexScanDesc);
-    fn heap_fetch(
-        table: pg_sys::Relation,
-        snapshot: pg_sys::Snapshot,
-        tuple: pg_sys::HeapTuple,
-        buffer: *mut pg_sys::Buffer,
-        keep_buffer: bool,
-    ) -> bool;
-    fn ReadBuffer(table: pg_sys::Relation, block: pg_sys::BlockNumber) -> pg_sys::Buffer;
-    fn LockBuffer(buffer: pg_sys::Buffer, mode: c_int);
-    fn ReleaseBuffer(buffer: pg_sys::Buffer);
-    fn heap_page_prune_opt(table: pg_sys::Relation, buffer: pg_sys::Buffer);
-    fn heap_hot_search_buffer(
-        place: pg_sys::ItemPointer,
-        table: pg_sys::Relation,
-        buffer: pg_sys::Buffer,
-        snapshot: pg_sys::Snapshot,
-        tuple: pg_sys::HeapTuple,
-        all_dead: *mut bool,
-        is_first: bool,
-    ) -> bool;
-    fn RelationGetNumberOfBlocksInFork(table: pg_sys::Relation, fork: pg_sys::ForkNumber::Type) -> pg_sys::BlockNumber;
-
-    /// predicate.h, which pgrx has no binding of.
-    fn PredicateLockPage(relation: pg_sys::Relation, block: pg_sys::BlockNumber, snapshot: pg_sys::Snapshot);
-}
+pub(super) const KEPT: pg_sys::LOCKMODE = pg_sys::NoLock as pg_sys::LOCKMODE;
 
 /// A condition on a leading column of the index; `usize` is the column's place in `Access::columns`.
 #[derive(Clone, Copy)]
@@ -110,9 +50,54 @@ pub enum Order {
     Descending,
 }
 
+/// What a row is looked at for, which decides how its table is locked: a lock for changes taken at once spares that for reading.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    Read,
+    Change,
+}
+
+impl Intent {
+    fn lock(self) -> pg_sys::LOCKMODE {
+        match self {
+            Self::Read => LOCK,
+            Self::Change => pg_sys::RowExclusiveLock as pg_sys::LOCKMODE,
+        }
+    }
+}
+
 /// Where a version of a row lies in its table.
 #[derive(Clone, Copy)]
-pub struct Place(pub(super) pg_sys::ItemPointerData);
+pub struct Place {
+    pub(super) tid: pg_sys::ItemPointerData,
+    /// Where its page was in the server's memory, if that is known; else 0.
+    pub(super) buffer: pg_sys::Buffer,
+}
+
+impl Place {
+    pub(super) fn at(tid: pg_sys::ItemPointerData) -> Self {
+        Self { tid, buffer: 0 }
+    }
+
+    /// The page, pinned, unless the file has no such page.
+    ///
+    /// # Safety
+    /// `table` is the place's, open and locked. May raise an error.
+    pub(super) unsafe fn pin(&mut self, table: pg_sys::Relation) -> Option<pg_sys::Buffer> {
+        const FORK: pg_sys::ForkNumber::Type = pg_sys::ForkNumber::MAIN_FORKNUM;
+        let block = block_of(&self.tid);
+        // SAFETY: by contract; a page that is in memory is in the file.
+        unsafe {
+            if self.buffer == 0 || !ReadRecentBuffer(file_of(table), FORK, block, self.buffer) {
+                if block >= RelationGetNumberOfBlocksInFork(table, FORK) {
+                    return None;
+                }
+                self.buffer = ReadBuffer(table, block);
+            }
+        }
+        Some(self.buffer)
+    }
+}
 
 /// A version of a row. What is in it never changes: what was read of it holds for every snapshot that shows it.
 #[derive(Clone, Copy)]
@@ -148,7 +133,7 @@ impl<const COLUMNS: usize> Row<'_, COLUMNS> {
     /// Whether this transaction wrote the version.
     pub fn is_own(&self) -> bool {
         // SAFETY: looks at the state of the own transaction.
-        unsafe { pg_sys::TransactionIdIsCurrentTransactionId(self.written_by) }
+        unsafe { TransactionIdIsCurrentTransactionId(self.written_by) }
     }
 
     pub fn int2(&self, column: usize) -> Option<i16> {
@@ -250,7 +235,7 @@ pub fn scan<const COLUMNS: usize>(
                 columns: &access.columns,
                 values: &values,
                 nulls: &nulls,
-                place: Place((*tuple).t_self),
+                place: Place::at((*tuple).t_self),
                 written_by: (*(*tuple).t_data).t_choice.t_heap.t_xmin,
             })
         };
@@ -293,13 +278,13 @@ pub fn shows<const COLUMNS: usize>(access: &Access<COLUMNS>, version: Version, s
     // heap_fetch fills it from the place, and pins the buffer if it finds what the snapshot shows.
     unsafe {
         let mut tuple: pg_sys::HeapTupleData = std::mem::zeroed();
-        tuple.t_self = version.place.0;
+        tuple.t_self = version.place.tid;
         pg_guard_ffi_boundary(|| {
             let table = table_open(access.table, LOCK);
             let mut buffer: pg_sys::Buffer = 0;
             // Taking the lock may have told of a change.
             let is_there = !RELATIONS_CHANGED.is_raised()
-                && block_of(&version.place.0) < RelationGetNumberOfBlocksInFork(table, pg_sys::ForkNumber::MAIN_FORKNUM);
+                && block_of(&version.place.tid) < RelationGetNumberOfBlocksInFork(table, pg_sys::ForkNumber::MAIN_FORKNUM);
             let mut shown = is_there && heap_fetch(table, snapshot.as_ptr(), &mut tuple, &mut buffer, false);
             if shown {
                 shown = (*tuple.t_data).t_choice.t_heap.t_xmin == version.written_by;
@@ -314,8 +299,7 @@ pub fn shows<const COLUMNS: usize>(access: &Access<COLUMNS>, version: Version, s
 /// Where the indexes point for a row: from there a scan follows the row's versions, for as long as none of them has another value
 /// for a column that is indexed. Who keeps one asks of what is found there whether it is the row, and forgets all when a
 /// relation changes.
-#[derive(Clone, Copy)]
-pub struct Root(pg_sys::ItemPointerData);
+pub struct Root(Place);
 
 /// At least MaxHeapTuplesPerPage: a row takes its header and a line pointer.
 const MOST_ROWS_OF_PAGE: usize =
@@ -328,14 +312,14 @@ impl Root {
         // a page, which is locked while it is filled.
         unsafe {
             let table = table_open(access.table, LOCK);
-            let buffer = pg_sys::ReadBuffer(table, block_of(&place.0));
+            let buffer = pg_sys::ReadBuffer(table, block_of(&place.tid));
             pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
             let mut roots = [0; MOST_ROWS_OF_PAGE];
             pg_sys::heap_get_root_tuples(pg_sys::BufferGetPage(buffer), roots.as_mut_ptr());
             pg_sys::UnlockReleaseBuffer(buffer);
             table_close(table, KEPT);
-            let root = roots[usize::from(place.0.ip_posid) - 1];
-            (root != 0).then_some(Self(pg_sys::ItemPointerData { ip_posid: root, ..place.0 }))
+            let root = roots[usize::from(place.tid.ip_posid) - 1];
+            (root != 0).then_some(Self(Place { tid: pg_sys::ItemPointerData { ip_posid: root, ..place.tid }, buffer }))
         }
     }
 }
@@ -343,30 +327,29 @@ impl Root {
 /// The version that the snapshot shows of the row with this root. None where there is none: it may be another row's root now.
 pub fn fetch<const COLUMNS: usize, R>(
     access: &Access<COLUMNS>,
-    Root(root): Root,
+    root: &mut Root,
+    intent: Intent,
     snapshot: ActiveSnapshot,
     read: impl FnOnce(&Row<'_, COLUMNS>) -> R,
 ) -> Option<R> {
     // SAFETY: as heapam_index_fetch_tuple does it, pruning included: the buffer is pinned while the row is read, and locked while
-    // its versions are followed. The table's lock keeps the file from being cut. On an ERROR the server's resource owner
-    // closes everything.
+    // its versions are followed. The table's lock keeps the file from being cut; a page that is in memory has not been cut off
+    // before. On an ERROR the server's resource owner closes everything.
     unsafe {
-        let mut place = root;
+        let mut tid = root.0.tid;
         let mut tuple: pg_sys::HeapTupleData = std::mem::zeroed();
         let found = pg_guard_ffi_boundary(|| {
-            let table = table_open(access.table, LOCK);
+            let table = table_open(access.table, intent.lock());
             // Taking the lock may have told of a change.
-            let is_there = !RELATIONS_CHANGED.is_raised()
-                && block_of(&root) < RelationGetNumberOfBlocksInFork(table, pg_sys::ForkNumber::MAIN_FORKNUM);
-            if !is_there {
+            let buffer = if RELATIONS_CHANGED.is_raised() { None } else { root.0.pin(table) };
+            let Some(buffer) = buffer else {
                 table_close(table, KEPT);
                 return None;
-            }
-            let buffer = ReadBuffer(table, block_of(&root));
+            };
             heap_page_prune_opt(table, buffer);
             LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as c_int);
             let is_shown =
-                heap_hot_search_buffer(&mut place, table, buffer, snapshot.as_ptr(), &mut tuple, std::ptr::null_mut(), true);
+                heap_hot_search_buffer(&mut tid, table, buffer, snapshot.as_ptr(), &mut tuple, std::ptr::null_mut(), true);
             LockBuffer(buffer, pg_sys::BUFFER_LOCK_UNLOCK as c_int);
             if !is_shown {
                 ReleaseBuffer(buffer);
@@ -376,7 +359,7 @@ pub fn fetch<const COLUMNS: usize, R>(
             Some((table, buffer))
         });
         let (table, buffer) = found?;
-        tuple.t_self = place;
+        tuple.t_self = tid;
         let mut values = [pg_sys::Datum::from(0); MAX_COLUMNS];
         let mut nulls = [false; MAX_COLUMNS];
         heap_deform_tuple(&mut tuple, (*table).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
@@ -384,7 +367,7 @@ pub fn fetch<const COLUMNS: usize, R>(
             columns: &access.columns,
             values: &values,
             nulls: &nulls,
-            place: Place(place),
+            place: Place { tid, buffer },
             written_by: (*tuple.t_data).t_choice.t_heap.t_xmin,
         });
         pg_guard_ffi_boundary(|| {
@@ -415,52 +398,60 @@ pub fn scan_covered<const COLUMNS: usize>(
     unsafe {
         let mut text_key = values::TextDatum::default();
         let mut keys = scan_keys(access, conditions, &mut text_key);
-        let (table, index) = pg_guard_ffi_boundary(|| (table_open(access.table, LOCK), index_open(access.index, LOCK)));
-        let scan = begin_scan(table, index, snapshot, conditions.len() as i32);
-        (*scan).xs_want_itup = true;
-        pg_sys::index_rescan(scan, keys.as_mut_ptr(), conditions.len() as i32, std::ptr::null_mut(), 0);
+        let (table, index, scan) = pg_guard_ffi_boundary(|| {
+            let (table, index) = (table_open(access.table, LOCK), index_open(access.index, LOCK));
+            let scan = index_beginscan(table, index, snapshot, conditions.len() as c_int);
+            (*scan).xs_want_itup = true;
+            index_rescan(scan, keys.as_mut_ptr(), conditions.len() as c_int, std::ptr::null_mut(), 0);
+            (table, index, scan)
+        });
 
         let mut values = [pg_sys::Datum::from(0); MAX_COLUMNS];
         let mut nulls = [false; MAX_COLUMNS];
         let mut map_page: pg_sys::Buffer = 0;
         let mut slot: *mut pg_sys::TupleTableSlot = std::ptr::null_mut();
-        loop {
-            let place = pg_sys::index_getnext_tid(scan, pg_sys::ScanDirection::ForwardScanDirection);
-            if place.is_null() {
-                break;
-            }
-            let block = block_of(&*place);
-            let status = pg_sys::visibilitymap_get_status(table, block, &mut map_page);
-            if u32::from(status) & pg_sys::VISIBILITYMAP_ALL_VISIBLE != 0 {
-                // The page was not looked at, and so is locked here against serializable transactions that change it.
-                pg_guard_ffi_boundary(|| PredicateLockPage(table, block, snapshot.as_ptr()));
-            } else {
+        // Goes to the next tuple of the index that the snapshot sees.
+        let mut next = || {
+            loop {
+                let place = index_getnext_tid(scan, pg_sys::ScanDirection::ForwardScanDirection);
+                if place.is_null() {
+                    return None;
+                }
+                let block = block_of(&*place);
+                let status = visibilitymap_get_status(table, block, &mut map_page);
+                if u32::from(status) & pg_sys::VISIBILITYMAP_ALL_VISIBLE != 0 {
+                    // The page was not looked at, and so is locked here against serializable transactions that change it.
+                    PredicateLockPage(table, block, snapshot.as_ptr());
+                    return Some(*place);
+                }
                 if slot.is_null() {
-                    slot = pg_sys::table_slot_create(table, std::ptr::null_mut());
+                    slot = table_slot_create(table, std::ptr::null_mut());
                 }
-                if !pg_sys::index_fetch_heap(scan, slot) {
-                    continue;
+                if index_fetch_heap(scan, slot) {
+                    return Some(*place);
                 }
             }
+        };
+        while let Some(place) = pg_guard_ffi_boundary(&mut next) {
             index_deform_tuple((*scan).xs_itup, (*scan).xs_itupdesc, values.as_mut_ptr(), nulls.as_mut_ptr());
             let row = Row {
                 columns: &access.columns,
                 values: &values,
                 nulls: &nulls,
-                place: Place(*place),
+                place: Place::at(place),
                 written_by: pg_sys::InvalidTransactionId,
             };
             if visit(&row).is_break() {
                 break;
             }
         }
-        if map_page != 0 {
-            pg_sys::ReleaseBuffer(map_page);
-        }
-        if !slot.is_null() {
-            pg_sys::ExecDropSingleTupleTableSlot(slot);
-        }
         pg_guard_ffi_boundary(|| {
+            if map_page != 0 {
+                ReleaseBuffer(map_page);
+            }
+            if !slot.is_null() {
+                ExecDropSingleTupleTableSlot(slot);
+            }
             index_endscan(scan);
             index_close(index, KEPT);
             table_close(table, KEPT);
@@ -469,21 +460,21 @@ pub fn scan_covered<const COLUMNS: usize>(
 }
 
 /// # Safety
-/// `table` and `index` are open and belong together.
-unsafe fn begin_scan(
+/// `table` and `index` are open and belong together. May raise an error.
+unsafe fn index_beginscan(
     table: pg_sys::Relation,
     index: pg_sys::Relation,
     snapshot: ActiveSnapshot,
-    conditions: i32,
+    conditions: c_int,
 ) -> pg_sys::IndexScanDesc {
     // SAFETY: by contract; without ORDER BY operators, and since PostgreSQL 18 without counting for EXPLAIN ANALYZE.
     #[cfg(not(feature = "pg18"))]
     unsafe {
-        pg_sys::index_beginscan(table, index, snapshot.as_ptr(), conditions, 0)
+        unguarded::index_beginscan(table, index, snapshot.as_ptr(), conditions, 0)
     }
     #[cfg(feature = "pg18")]
     unsafe {
-        pg_sys::index_beginscan(table, index, snapshot.as_ptr(), std::ptr::null_mut(), conditions, 0)
+        unguarded::index_beginscan(table, index, snapshot.as_ptr(), std::ptr::null_mut(), conditions, 0)
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::relations::Access;
 use super::snapshot::ActiveSnapshot;
+use super::unguarded::{CommandCounterIncrement, GetTransactionSnapshot, PopActiveSnapshot, PushActiveSnapshot};
 use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -57,11 +59,13 @@ pub fn with_fresh_snapshot<R>(work: impl FnOnce(ActiveSnapshot) -> R) -> R {
     // SAFETY: as the server does before each statement of a VOLATILE function. On an ERROR the snapshot goes with the
     // transaction.
     unsafe {
-        pg_sys::CommandCounterIncrement();
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        pg_guard_ffi_boundary(|| {
+            CommandCounterIncrement();
+            PushActiveSnapshot(GetTransactionSnapshot());
+        });
         let snapshot = ActiveSnapshot::get().expect("a snapshot was just made the active one");
         let result = work(snapshot);
-        pg_sys::PopActiveSnapshot();
+        PopActiveSnapshot();
         result
     }
 }

@@ -137,7 +137,7 @@ const MOST_NUMERIC_BYTES: usize = 2 * (1 + MOST_WHOLE_DIGITS + MOST_FRACTION_DIG
 
 /// What `read_numeric` reads, in numeric.c's short form, and its length. As numeric_in makes it: without zeros at either end, and
 /// with as many decimals to show as there are.
-fn numeric_bytes(billionths: i128) -> ([u8; MOST_NUMERIC_BYTES], usize) {
+pub(super) fn numeric_bytes(billionths: i128) -> ([u8; MOST_NUMERIC_BYTES], usize) {
     const ONE: u128 = 1_000_000_000;
     const NEGATIVE: u16 = 0x2000;
     let mut whole = billionths.unsigned_abs() / ONE;
@@ -216,16 +216,21 @@ pub(super) struct TextDatum {
 impl TextDatum {
     /// Makes the value hold `bytes`. The Datum is valid until the next change of this value.
     pub(super) fn set(&mut self, bytes: &[u8]) -> pg_sys::Datum {
-        let size = bytes.len() + pg_sys::VARHDRSZ;
         self.words.clear();
-        self.words.resize(size.div_ceil(size_of::<u32>()), 0);
-        let start = self.words.as_mut_ptr();
-        // SAFETY: the memory is aligned for, and holds, a 4-byte header and the bytes.
-        unsafe {
-            pgrx::set_varsize_4b(start.cast(), size as i32);
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), start.cast::<u8>().add(pg_sys::VARHDRSZ), bytes.len());
-        }
-        pg_sys::Datum::from(start)
+        push_varlena(&mut self.words, bytes);
+        pg_sys::Datum::from(self.words.as_ptr())
+    }
+}
+
+/// Adds a varlena that holds `bytes`, in whole words.
+pub(super) fn push_varlena(words: &mut Vec<u32>, bytes: &[u8]) {
+    let (at, size) = (words.len(), pg_sys::VARHDRSZ + bytes.len());
+    words.resize(at + size.div_ceil(size_of::<u32>()), 0);
+    let start = words[at..].as_mut_ptr();
+    // SAFETY: the memory is aligned for, and holds, a 4-byte header and the bytes.
+    unsafe {
+        pgrx::set_varsize_4b(start.cast(), size as i32);
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), start.cast::<u8>().add(pg_sys::VARHDRSZ), bytes.len());
     }
 }
 

@@ -157,6 +157,16 @@ pub enum Resolved {
     Allowance(Allowance),
 }
 
+impl Resolved {
+    /// Zero where it is no allowance.
+    pub fn allowance(&self) -> Allowance {
+        match self {
+            Resolved::Allowance(allowance) => *allowance,
+            Resolved::Flag(_) | Resolved::Config(_) => Allowance::ZERO,
+        }
+    }
+}
+
 /// The full answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entitlement {

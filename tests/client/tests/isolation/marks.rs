@@ -1,5 +1,8 @@
 //! What a backend remembers outlives the transactions of others, and exactly what they have changed is forgotten.
 
+use std::thread;
+use std::time::Duration;
+
 use crate::comparison::{Comparison, Session, alone};
 
 /// How often this session's open transaction has looked for an account by its key.
@@ -44,6 +47,21 @@ fn unrelated_transactions_make_nobody_forget() {
     assert_eq!(looks(&mut reader, "a0"), 0, "after a change of another account");
     assert!(!ask(&mut reader, "a1"));
     assert_eq!(looks(&mut reader, "a1"), 0, "what is read anew is remembered");
+    reader.agrees();
+}
+
+/// The server says of both that they changed the relation.
+#[test]
+fn vacuum_and_analyze_make_nobody_forget() {
+    let _alone = alone();
+    let (_comparison, mut reader, mut other) = asked();
+    for statement in ["VACUUM", "ANALYZE"] {
+        for table in ["accounts", "subscriptions", "overrides", "features", "counters", "change_marks"] {
+            other.run("INSERT INTO test.scratch VALUES (1)");
+            other.run(&format!("{statement} entitlements.{table}"));
+            assert_eq!(looks(&mut reader, "a0"), 0, "after {statement} {table}");
+        }
+    }
     reader.agrees();
 }
 
@@ -174,4 +192,82 @@ fn consumption_follows_what_others_change() {
     assert!(!reader.is_true(take));
     other.run("SELECT test.clear('a1', 'seats')");
     assert!(reader.is_true(take));
+}
+
+/// Where the last mark stands is remembered as a place in memory, which may be another page's meanwhile, of another file, or not
+/// the last one any more.
+#[test]
+fn marks_are_found_whatever_becomes_of_their_index() {
+    let _alone = alone();
+    let (comparison, mut reader, mut other) = asked();
+    reader.run("COMMIT");
+    let splits_pages = "DO $$ BEGIN FOR n IN 1..500 LOOP PERFORM test.block('a2', NULL, n::text), test.unblock('a2'); COMMIT; END LOOP; END $$";
+    let whatever = [
+        "SELECT 1",
+        splits_pages,
+        "VACUUM entitlements.change_marks",
+        "REINDEX INDEX entitlements.change_marks_pkey",
+        "REINDEX INDEX CONCURRENTLY entitlements.change_marks_pkey",
+        "VACUUM FULL entitlements.change_marks",
+        splits_pages,
+        "DELETE FROM entitlements.change_marks",
+        "VACUUM entitlements.change_marks",
+        "TRUNCATE entitlements.change_marks",
+        "SELECT count(*) FROM entitlements.maintain()",
+    ];
+    for statement in whatever {
+        for _ in 0..2 {
+            assert!(ask(&mut reader, "a0"), "before {statement}");
+            other.run("INSERT INTO test.scratch VALUES (1)");
+            assert_eq!(looks(&mut reader, "a0"), 0, "nothing has changed before {statement}");
+            other.run(statement);
+            other.run("SELECT test.override('a0', 'flag_a', 'deny', NULL, 'trap')");
+            assert!(!ask(&mut reader, "a0"), "after {statement}");
+            other.run("SELECT test.clear('a0', 'flag_a')");
+            assert!(ask(&mut reader, "a0"), "again after {statement}");
+        }
+    }
+    reader.agrees();
+    drop(comparison);
+}
+
+/// While REINDEX CONCURRENTLY waits to drop the old index, that is still in memory and gets no entries any more.
+#[test]
+fn an_index_that_is_left_behind_is_not_asked() {
+    let _alone = alone();
+    let (comparison, mut reader, mut other) = asked();
+    reader.run("COMMIT");
+    let [mut first, mut second, mut builder] = [(); 3].map(|()| comparison.session());
+    let waits_for = |watcher: &mut Session, builder: &str, holder: &str| {
+        let waits = format!("SELECT pg_blocking_pids({builder}) @> ARRAY[{holder}]");
+        while !watcher.is_true(&waits) {
+            thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let holds = "BEGIN; LOCK TABLE entitlements.change_marks IN ACCESS SHARE MODE";
+    let [process, one, two] =
+        [&mut builder, &mut first, &mut second].map(|session| session.value("SELECT pg_backend_pid()"));
+    assert!(ask(&mut reader, "a0"));
+    other.run("INSERT INTO test.scratch VALUES (1)");
+    assert!(ask(&mut reader, "a0"), "and where the last mark stands is remembered");
+    let mut answers = Vec::new();
+    thread::scope(|scope| {
+        first.run(holds);
+        scope.spawn(|| builder.run("REINDEX INDEX CONCURRENTLY entitlements.change_marks_pkey"));
+        // The new index is in place, but who has a lock may still read the old one.
+        waits_for(&mut other, &process, &one);
+        second.run(holds);
+        first.run("COMMIT");
+        // Nobody writes to the old one any more, and it is dropped once this lock is gone.
+        waits_for(&mut other, &process, &two);
+        for _ in 0..2 {
+            other.run("SELECT test.override('a0', 'flag_a', 'deny', NULL, 'trap')");
+            answers.push(ask(&mut reader, "a0"));
+            other.run("SELECT test.clear('a0', 'flag_a')");
+            answers.push(ask(&mut reader, "a0"));
+        }
+        second.run("COMMIT");
+    });
+    assert_eq!(answers, [false, true, false, true]);
+    reader.agrees();
 }

@@ -140,10 +140,12 @@ const COMMIT: &str =
     "SELECT entitlements.commit_reservation((SELECT id FROM entitlements.reservations WHERE metadata = '\"{a}\"'))";
 const CANCEL: &str =
     "SELECT entitlements.cancel_reservation((SELECT id FROM entitlements.reservations WHERE metadata = '\"{a}\"'))";
-/// Time goes by, and somebody sees to it.
+/// Time goes by, and somebody sees to it. Who comes while another one is at it does nothing, and a transaction that ends gives its
+/// rows back an instant before its advisory lock: so that is waited for.
 const EXPIRE: &str = "UPDATE entitlements.reservations SET expires_at = created_at + interval '1 microsecond' WHERE state = 'held' AND metadata = '\"{a}\"';
      UPDATE entitlements.reservation_parts AS part SET expires_at = held.expires_at
        FROM entitlements.reservations AS held WHERE held.id = part.reservation_id AND held.metadata = '\"{a}\"';
+     SELECT pg_advisory_xact_lock(7881696745994938734);
      SELECT entitlements.maintain()";
 const VOID: &str = "SELECT entitlements.void_credit((SELECT id FROM entitlements.credits WHERE source_ref = '{a}'), 'test')";
 const RECORD: &str = "SELECT entitlements.record_usage('[{\"account\": \"{a}\", \"feature\": \"calls\", \"n\": 3}]')";
