@@ -51,6 +51,9 @@ pub struct Settlement {
     pub expires_at: Option<Time>,
 }
 
+/// Most settlements that an account remembers: a feature, and the one that it draws on.
+const MOST_SETTLEMENTS: usize = 2;
+
 impl Account {
     /// What a key that no account has stands for.
     pub fn unknown() -> Self {
@@ -63,7 +66,6 @@ impl Account {
 
     /// What the account is granted of a feature at `now`, at which its rows hold.
     pub fn settle(&self, feature: &Feature, plans: &Catalog, now: Time) -> Settlement {
-        const MOST: usize = 4;
         let mut settlements = self.settlements.borrow_mut();
         if let Some((_, known)) = settlements.iter().find(|(known, _)| *known == feature.id) {
             return *known;
@@ -76,14 +78,14 @@ impl Account {
             held_by: settled.held_by.unwrap_or(0),
             expires_at: if granted { resolve::end_of_grant(feature, &self.lineage, plans, now) } else { None },
         };
-        if settlements.len() < MOST {
+        if settlements.len() < MOST_SETTLEMENTS {
             settlements.reserve_exact(1);
             settlements.push((feature.id, settlement));
         }
         settlement
     }
 
-    /// Bytes on the heap, roughly.
+    /// Bytes on the heap, roughly; with room for its settlements, which come later.
     pub fn size(&self) -> usize {
         let rows = |holder: &Holder| {
             size_of::<Holder>()
@@ -91,7 +93,9 @@ impl Account {
                 + holder.overrides.capacity() * (size_of::<Override>() + 64)
                 + holder.blocks.capacity() * size_of::<Block>()
         };
-        self.lineage.iter().map(rows).sum::<usize>() + size_of_val(&*self.ancestors)
+        self.lineage.iter().map(rows).sum::<usize>()
+            + size_of_val(&*self.ancestors)
+            + MOST_SETTLEMENTS * size_of::<(FeatureId, Settlement)>()
     }
 }
 
