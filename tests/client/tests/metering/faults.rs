@@ -1,5 +1,5 @@
 //! The server dies under load: what was acknowledged is stored, and what was not is not, in crash recovery as on a standby
-//! that takes over. Transactions whose COMMIT was on its way are asked for by their id.
+//! that takes over. Of transactions whose COMMIT was on its way, the rows tell.
 //!
 //! METERING_SECONDS sets how long the load runs.
 
@@ -19,6 +19,9 @@ fn seconds(default: f64) -> Duration {
 fn what_was_acknowledged_outlives_crashes() {
     let cluster = Cluster::new("crash");
     let stage = Stage::in_database(Database::on(cluster.addresses().0));
+    // As with a slow disk many are about to be committed at any time.
+    run(&mut stage.connect(), "ALTER SYSTEM SET commit_delay = 20000");
+    run(&mut stage.connect(), "SELECT pg_reload_conf()");
     let traffic = Traffic::new(&stage.database, 20, Duration::MAX, false);
     let end = Instant::now() + seconds(5.0);
     let balance = thread::scope(|scope| {
