@@ -3,7 +3,7 @@
 use super::answers::{AccountName, Answers, Credit};
 use super::enforcement::Enforcement;
 use crate::error::Error;
-use crate::meter::counter::Roots;
+use crate::meter::counter::Places;
 use crate::meter::feature::Feature as MeteredFeature;
 use crate::pg::relations::{
     Access, Relations, account, account_entry, block, credit, exception, feature, plan_feature, plan_version, subscription,
@@ -180,7 +180,7 @@ pub struct Reader<'a> {
     pub catalog: &'a mut Catalog,
     pub(super) answers: &'a mut Answers,
     pub(super) vacant: &'a mut Vacant,
-    pub roots: &'a mut Roots,
+    pub places: &'a mut Places,
     /// When what is in the answers was read last.
     pub(super) read_at: &'a mut Time,
     /// At the time of the statement.

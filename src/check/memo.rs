@@ -20,7 +20,7 @@ use super::enforcement::Enforcement;
 use super::functions::Answer;
 use super::load::{Account, Catalog, Reader, Vacant, present};
 use crate::error::Error;
-use crate::meter::counter::Roots;
+use crate::meter::counter::Places;
 use crate::pg::backend::BackendLocal;
 use crate::pg::callbacks::{CHANGED_HERE, MEMO_EXPIRED, RELATIONS_CHANGED};
 use crate::pg::change_mark::{EVERY_ACCOUNT, may_be_since};
@@ -83,7 +83,7 @@ pub struct Memo {
     answers: Answers,
     vacant: Vacant,
     /// Not bound to a snapshot.
-    roots: Roots,
+    places: Places,
     /// The time of the newest read. Rows that had ended before it were left out, so it answers no earlier question.
     read_at: Time,
     slots: HashMap<Box<[u8]>, FeatureSlot, RandomState>,
@@ -106,7 +106,7 @@ impl Memo {
             relations: None,
             answers: Answers::default(),
             vacant: Vacant::default(),
-            roots: Roots::default(),
+            places: Places::default(),
             read_at: Time::MIN,
             slots: HashMap::default(),
             features: Vec::new(),
@@ -166,7 +166,7 @@ impl Memo {
         }
         if !is_same {
             self.catalog.forget_versions();
-            self.roots.clear();
+            self.places.clear();
             self.estimates.clear();
             self.empty();
         }
@@ -242,7 +242,7 @@ impl Memo {
             catalog: &mut self.catalog,
             answers: &mut self.answers,
             vacant: &mut self.vacant,
-            roots: &mut self.roots,
+            places: &mut self.places,
             read_at: &mut self.read_at,
             enforcement: &self.enforcement,
             intent: Intent::Read,

@@ -2,7 +2,7 @@
 
 use crate::check::load::{Reader, present};
 use crate::pg::relations::{Relations, counter, counter_slot};
-use crate::pg::scan::{Condition, Order, Place, Root, Row, fetch, scan};
+use crate::pg::scan::{Condition, Order, Place, Root, Roots, Row, fetch, fetch_all, scan};
 use crate::pg::snapshot::{ActiveSnapshot, is_serializable};
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::meter::window::Window;
@@ -17,21 +17,36 @@ pub const PLAN: i64 = 0;
 
 /// The least that is remembered of counters: where the rows are that pools had when they were looked at last.
 #[derive(Default)]
-pub struct Roots(HashMap<PoolKey, Root, RandomState>);
+pub struct Places {
+    counters: HashMap<PoolKey, Root, RandomState>,
+    /// Of the slots, by counter.
+    slots: HashMap<i64, Roots, RandomState>,
+}
 
-impl Roots {
+impl Places {
     /// Some 100 kB.
-    const MOST: usize = 2000;
+    const MOST_COUNTERS: usize = 2000;
+
+    /// Slots come with contention, which few counters have: some 50 kB with the most slots that there may be.
+    const MOST_SPREAD: usize = 16;
 
     fn keep(&mut self, key: PoolKey, root: Root) {
-        if self.0.len() >= Self::MOST {
-            self.0.clear();
+        if self.counters.len() >= Self::MOST_COUNTERS {
+            self.counters.clear();
         }
-        self.0.insert(key, root);
+        self.counters.insert(key, root);
+    }
+
+    fn keep_slots(&mut self, counter: i64, roots: Roots) {
+        if self.slots.len() >= Self::MOST_SPREAD {
+            self.slots.clear();
+        }
+        self.slots.insert(counter, roots);
     }
 
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.counters.clear();
+        self.slots.clear();
     }
 }
 
@@ -101,18 +116,45 @@ impl Counter {
     pub fn where_it_was(reader: &mut Reader<'_>, key: PoolKey, at: Time) -> Option<Self> {
         let (relations, snapshot) = (reader.relations, reader.snapshot);
         // A serializable transaction leaves its predicate locks in the index.
-        if let Some(root) = reader.roots.0.get_mut(&key).filter(|_| !is_serializable())
+        if let Some(root) = reader.places.counters.get_mut(&key).filter(|_| !is_serializable())
             && let Some(found) = fetch(&relations.counters, root, reader.intent, snapshot, Self::read)
             && found.key == key
             && found.window.contains(at)
         {
-            return Some(found.with_slots(relations, snapshot));
+            return Some(found.with_slots_where_they_were(reader));
         }
         let found = Self::covering(relations, snapshot, key, at)?;
         if let Some(root) = Root::of(&relations.counters, found.place) {
-            reader.roots.keep(key, root);
+            reader.places.keep(key, root);
         }
         Some(found)
+    }
+
+    /// With its slots, looked for first where they were: if the snapshot shows as many of the counter's there as it has, those are all.
+    fn with_slots_where_they_were(mut self, reader: &mut Reader<'_>) -> Self {
+        let (relations, snapshot, expected) = (reader.relations, reader.snapshot, self.slots.capacity());
+        if expected == 0 {
+            return self;
+        }
+        if let Some(roots) = reader.places.slots.get_mut(&self.id).filter(|roots| roots.count() == expected) {
+            let (mut is_own, mut is_other) = (false, false);
+            let is_shown = fetch_all(&relations.counter_slots, roots, reader.intent, snapshot, |row| {
+                is_other |= present(row.int8(counter_slot::COUNTER_ID)) != self.id;
+                is_own |= row.is_own();
+                self.slots.push(Slot::read(row));
+            });
+            if is_shown && !is_other {
+                self.is_own |= is_own;
+                return self;
+            }
+            self.slots.clear();
+        }
+        let found = self.with_slots(relations, snapshot);
+        match Roots::of(&relations.counter_slots, found.slots.iter().map(|slot| slot.place)) {
+            Some(roots) => reader.places.keep_slots(found.id, roots),
+            None => drop(reader.places.slots.remove(&found.id)),
+        }
+        found
     }
 
     /// The pool's counter for the window that contains `at`.

@@ -115,7 +115,7 @@ impl LastPage {
                 }
                 LockBuffer(self.buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
                 let page = pg_sys::BufferGetPage(self.buffer);
-                let last = btree_page(page).is_last_leaf().then(|| last_key(page));
+                let last = (btree_page(page).is_leaf() && btree_page(page).next == 0).then(|| last_key(page));
                 UnlockReleaseBuffer(self.buffer);
                 last
             })
@@ -160,26 +160,28 @@ unsafe fn last_leaf(index: pg_sys::Relation) -> pg_sys::Buffer {
 
 /// nbtree.h: what stands at the end of each page.
 #[repr(C)]
-struct BtreePage {
+pub(super) struct BtreePage {
     previous: pg_sys::BlockNumber,
-    next: pg_sys::BlockNumber,
+    /// 0 of the last one.
+    pub(super) next: pg_sys::BlockNumber,
     level: u32,
     flags: u16,
     cycle: u16,
 }
 
 impl BtreePage {
-    fn is_last_leaf(&self) -> bool {
+    /// A page of leaves that is in use.
+    pub(super) fn is_leaf(&self) -> bool {
         // BTP_LEAF, BTP_DELETED and BTP_HALF_DEAD.
         const LEAF: u16 = 1 << 0;
         const DELETED: u16 = 1 << 2 | 1 << 4;
-        self.next == 0 && self.flags & (LEAF | DELETED) == LEAF
+        self.flags & (LEAF | DELETED) == LEAF
     }
 }
 
 /// # Safety
 /// `page` is one of a btree, locked.
-unsafe fn btree_page<'a>(page: pg_sys::Page) -> &'a BtreePage {
+pub(super) unsafe fn btree_page<'a>(page: pg_sys::Page) -> &'a BtreePage {
     // SAFETY: by contract; the header tells where it is.
     unsafe { &*page.add(usize::from((*page.cast::<pg_sys::PageHeaderData>()).pd_special)).cast() }
 }

@@ -17,6 +17,7 @@ pub mod jsonb;
 pub mod latch;
 pub mod number;
 pub mod owner;
+mod probe;
 pub mod relations;
 pub mod rows;
 pub mod scan;

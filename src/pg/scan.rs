@@ -5,20 +5,23 @@
 //! the same predicate locks. Access to the tables needs no privilege of the caller: EXECUTE on the function decides.
 
 use super::callbacks::RELATIONS_CHANGED;
+use super::probe::{Entries, Wanted, probe};
 use super::relations::{Access, CoveredAccess};
-use super::snapshot::ActiveSnapshot;
+use super::snapshot::{ActiveSnapshot, is_serializable};
 use super::unguarded::{
     self, ExecDropSingleTupleTableSlot, LockBuffer, PredicateLockPage, ReadBuffer, ReadRecentBuffer,
-    RelationGetNumberOfBlocksInFork, ReleaseBuffer, ScanKeyEntryInitialize, TransactionIdIsCurrentTransactionId, file_of,
-    heap_deform_tuple, heap_fetch, heap_hot_search_buffer, heap_page_prune_opt, index_close, index_deform_tuple,
-    index_endscan, index_fetch_heap, index_getnext_tid, index_open, index_rescan, systable_beginscan_ordered,
-    systable_endscan_ordered, table_close, table_open, table_slot_create, visibilitymap_get_status,
+    RelationGetNumberOfBlocksInFork, ReleaseBuffer, ScanKeyEntryInitialize, TransactionIdIsCurrentTransactionId,
+    UnlockReleaseBuffer, file_of, heap_deform_tuple, heap_fetch, heap_get_root_tuples, heap_hot_search_buffer,
+    heap_page_prune_opt, index_close, index_deform_tuple, index_endscan, index_fetch_heap, index_getnext_tid, index_open,
+    index_rescan, systable_beginscan_ordered, systable_endscan_ordered, table_close, table_open, table_slot_create,
+    visibilitymap_get_status,
 };
 use super::values;
 use entitlements_model::amount::{Allowance, Amount};
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use std::ffi::c_int;
+use std::mem::MaybeUninit;
 use std::ops::ControlFlow;
 
 /// What a query takes to read.
@@ -77,6 +80,11 @@ pub struct Place {
 impl Place {
     pub(super) fn at(tid: pg_sys::ItemPointerData) -> Self {
         Self { tid, buffer: 0 }
+    }
+
+    /// Whether both lie in one page.
+    fn is_near(&self, other: &Self) -> bool {
+        block_of(&self.tid) == block_of(&other.tid)
     }
 
     /// The page, pinned, unless the file has no such page.
@@ -378,7 +386,122 @@ pub fn fetch<const COLUMNS: usize, R>(
     }
 }
 
-fn block_of(place: &pg_sys::ItemPointerData) -> pg_sys::BlockNumber {
+/// Where the indexes point for some rows.
+pub struct Roots(Vec<Place>);
+
+impl Roots {
+    /// None where the version at one of the places is gone.
+    pub fn of<const COLUMNS: usize>(access: &Access<COLUMNS>, places: impl Iterator<Item = Place>) -> Option<Self> {
+        let mut places: Vec<Place> = places.collect();
+        // SAFETY: as `Root::of`, for one page after the other.
+        unsafe {
+            pg_guard_ffi_boundary(|| {
+                let table = table_open(access.table, LOCK);
+                let mut roots = [0; MOST_ROWS_OF_PAGE];
+                for neighbours in places.chunk_by_mut(Place::is_near) {
+                    let buffer = ReadBuffer(table, block_of(&neighbours[0].tid));
+                    LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as c_int);
+                    heap_get_root_tuples(pg_sys::BufferGetPage(buffer), roots.as_mut_ptr());
+                    UnlockReleaseBuffer(buffer);
+                    for place in neighbours {
+                        place.buffer = buffer;
+                        place.tid.ip_posid = roots[usize::from(place.tid.ip_posid) - 1];
+                    }
+                }
+                table_close(table, KEPT);
+            });
+        }
+        places.iter().all(|place| place.tid.ip_posid != 0).then_some(Self(places))
+    }
+
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// A copy of a version of a row.
+struct Copied {
+    place: Place,
+    begins: usize,
+    length: u32,
+}
+
+/// Words of rows that are fetched together at most, which is 32 kB.
+const MOST_WORDS: usize = 4096;
+
+/// Calls `visit` with the version that the snapshot shows of each row with one of these roots, in their order. False, without a call,
+/// where it does not show one of each, or they take too much room. What is found may be other rows than those that had the roots.
+pub fn fetch_all<const COLUMNS: usize>(
+    access: &Access<COLUMNS>,
+    Roots(roots): &mut Roots,
+    intent: Intent,
+    snapshot: ActiveSnapshot,
+    mut visit: impl FnMut(&Row<'_, COLUMNS>),
+) -> bool {
+    let mut words = [MaybeUninit::<u64>::uninit(); MOST_WORDS];
+    let mut used = 0;
+    let mut copies: Vec<Copied> = Vec::with_capacity(roots.len());
+    // Copies a version, if there is room.
+    //
+    // SAFETY: called with a version whose page is locked.
+    let mut copy = |place: Place, tuple: &pg_sys::HeapTupleData| unsafe {
+        let (begins, length) = (used, tuple.t_len as usize);
+        used += length.div_ceil(size_of::<u64>());
+        let Some(room) = words.get_mut(begins..used) else { return false };
+        std::ptr::copy_nonoverlapping(tuple.t_data.cast::<u8>(), room.as_mut_ptr().cast(), length);
+        copies.push(Copied { place, begins, length: tuple.t_len });
+        true
+    };
+    // SAFETY: as `fetch`, for one page after the other; versions are copied while their page is locked.
+    let table = unsafe {
+        pg_guard_ffi_boundary(|| {
+            let table = table_open(access.table, intent.lock());
+            // Taking the lock may have told of a change.
+            let mut is_shown = !RELATIONS_CHANGED.is_raised();
+            for neighbours in roots.chunk_by_mut(Place::is_near) {
+                let Some(buffer) = neighbours[0].pin(table).filter(|_| is_shown) else {
+                    is_shown = false;
+                    break;
+                };
+                heap_page_prune_opt(table, buffer);
+                LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as c_int);
+                for root in neighbours {
+                    let mut tid = root.tid;
+                    let mut tuple: pg_sys::HeapTupleData = std::mem::zeroed();
+                    let (snapshot, all_dead) = (snapshot.as_ptr(), std::ptr::null_mut());
+                    is_shown = is_shown
+                        && heap_hot_search_buffer(&mut tid, table, buffer, snapshot, &mut tuple, all_dead, true)
+                        && copy(Place { tid, buffer }, &tuple);
+                }
+                UnlockReleaseBuffer(buffer);
+            }
+            if is_shown {
+                return Some(table);
+            }
+            table_close(table, KEPT);
+            None
+        })
+    };
+    let Some(table) = table else { return false };
+    let mut values = [pg_sys::Datum::from(0); MAX_COLUMNS];
+    let mut nulls = [false; MAX_COLUMNS];
+    for Copied { place, begins, length } in copies {
+        // SAFETY: a copy begins at a word, as a version in a page does, and is as long as the version.
+        let written_by = unsafe {
+            let header = words.as_mut_ptr().add(begins).cast::<pg_sys::HeapTupleHeaderData>();
+            let mut tuple =
+                pg_sys::HeapTupleData { t_len: length, t_self: place.tid, t_tableOid: access.table, t_data: header };
+            heap_deform_tuple(&mut tuple, (*table).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+            (*header).t_choice.t_heap.t_xmin
+        };
+        visit(&Row { columns: &access.columns, values: &values, nulls: &nulls, place, written_by });
+    }
+    // SAFETY: it is open, and its lock is kept.
+    unsafe { pg_guard_ffi_boundary(|| table_close(table, KEPT)) };
+    true
+}
+
+pub(super) fn block_of(place: &pg_sys::ItemPointerData) -> pg_sys::BlockNumber {
     pg_sys::BlockNumber::from(place.ip_blkid.bi_hi) << 16 | pg_sys::BlockNumber::from(place.ip_blkid.bi_lo)
 }
 
@@ -396,14 +519,29 @@ pub fn scan_covered<const COLUMNS: usize>(
     // or the table's tuple says that the snapshot sees it. Keys as in `scan`. The buffer and the slot are given back at the
     // end, on an ERROR by the server's resource owner and memory context.
     unsafe {
+        let wanted = if is_serializable() { None } else { Wanted::of(access, conditions) };
+        let mut entries = Entries::new();
+        let (table, index, is_probed) = pg_guard_ffi_boundary(|| {
+            let (table, index) = (table_open(access.table, LOCK), index_open(access.index, LOCK));
+            let is_probed = wanted.is_some_and(|wanted| probe((table, index), &wanted, snapshot, &mut entries));
+            (table, index, is_probed)
+        });
+        if is_probed {
+            entries.visit(&access.columns, index, visit);
+            pg_guard_ffi_boundary(|| {
+                index_close(index, KEPT);
+                table_close(table, KEPT);
+            });
+            return;
+        }
+
         let mut text_key = values::TextDatum::default();
         let mut keys = scan_keys(access, conditions, &mut text_key);
-        let (table, index, scan) = pg_guard_ffi_boundary(|| {
-            let (table, index) = (table_open(access.table, LOCK), index_open(access.index, LOCK));
+        let scan = pg_guard_ffi_boundary(|| {
             let scan = index_beginscan(table, index, snapshot, conditions.len() as c_int);
             (*scan).xs_want_itup = true;
             index_rescan(scan, keys.as_mut_ptr(), conditions.len() as c_int, std::ptr::null_mut(), 0);
-            (table, index, scan)
+            scan
         });
 
         let mut values = [pg_sys::Datum::from(0); MAX_COLUMNS];

@@ -1,8 +1,9 @@
 //! Functions of the server, declared here to go without the guard that pgrx puts around each of them: a sigsetjmp and code of its
 //! own, which counts where they run for each row, or each unit that is consumed.
 
+use super::probe::InsertionKey;
 use pgrx::pg_sys;
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 
 /// The file of a relation.
 #[cfg(feature = "pg15")]
@@ -38,6 +39,7 @@ unsafe extern "C-unwind" {
     );
     pub(super) fn PopActiveSnapshot();
     pub(super) fn TransactionIdIsCurrentTransactionId(id: pg_sys::TransactionId) -> bool;
+    pub(super) fn TransactionStartedDuringRecovery() -> bool;
     pub(super) fn ScanKeyEntryInitialize(
         key: *mut pg_sys::ScanKeyData,
         flags: c_int,
@@ -128,6 +130,7 @@ unsafe extern "C-unwind" {
         all_dead: *mut bool,
         is_first: bool,
     ) -> bool;
+    pub(super) fn heap_get_root_tuples(page: pg_sys::Page, roots: *mut pg_sys::OffsetNumber);
     pub(super) fn HeapTupleSatisfiesUpdate(
         tuple: pg_sys::HeapTuple,
         command: pg_sys::CommandId,
@@ -201,6 +204,34 @@ unsafe extern "C-unwind" {
     ) -> pg_sys::Buffer;
     #[cfg(not(any(feature = "pg15", feature = "pg16")))]
     pub(super) fn _bt_get_endpoint(index: pg_sys::Relation, level: u32, rightmost: bool) -> pg_sys::Buffer;
+
+    /// nbtree.h: the leaf where entries with the key begin, locked; 0 where the index is empty. Returns the way to it.
+    #[cfg(feature = "pg15")]
+    pub(super) fn _bt_search(
+        index: pg_sys::Relation,
+        key: *mut InsertionKey,
+        leaf: *mut pg_sys::Buffer,
+        access: c_int,
+        snapshot: pg_sys::Snapshot,
+    ) -> *mut c_void;
+    #[cfg(feature = "pg16")]
+    pub(super) fn _bt_search(
+        index: pg_sys::Relation,
+        table: pg_sys::Relation,
+        key: *mut InsertionKey,
+        leaf: *mut pg_sys::Buffer,
+        access: c_int,
+        snapshot: pg_sys::Snapshot,
+    ) -> *mut c_void;
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    pub(super) fn _bt_search(
+        index: pg_sys::Relation,
+        table: pg_sys::Relation,
+        key: *mut InsertionKey,
+        leaf: *mut pg_sys::Buffer,
+        access: c_int,
+    ) -> *mut c_void;
+    pub(super) fn _bt_freestack(stack: *mut c_void);
 
     /// predicate.h, which pgrx has no binding of.
     pub(super) fn PredicateLockPage(relation: pg_sys::Relation, block: pg_sys::BlockNumber, snapshot: pg_sys::Snapshot);
