@@ -21,14 +21,15 @@ pub struct Places {
     counters: HashMap<PoolKey, Root, RandomState>,
     /// Of the slots, by counter.
     slots: HashMap<i64, Roots, RandomState>,
+    slot_count: usize,
 }
 
 impl Places {
     /// Some 100 kB.
     const MOST_COUNTERS: usize = 2000;
 
-    /// Slots come with contention, which few counters have: some 50 kB with the most slots that there may be.
-    const MOST_SPREAD: usize = 16;
+    /// Some 100 kB: a few slots each for a thousand counters, or the most that there may be for a few.
+    const MOST_SLOTS: usize = 8000;
 
     fn keep(&mut self, key: PoolKey, root: Root) {
         if self.counters.len() >= Self::MOST_COUNTERS {
@@ -38,15 +39,25 @@ impl Places {
     }
 
     fn keep_slots(&mut self, counter: i64, roots: Roots) {
-        if self.slots.len() >= Self::MOST_SPREAD {
+        self.forget_slots(counter);
+        if self.slot_count + roots.count() > Self::MOST_SLOTS {
             self.slots.clear();
+            self.slot_count = 0;
         }
+        self.slot_count += roots.count();
         self.slots.insert(counter, roots);
+    }
+
+    fn forget_slots(&mut self, counter: i64) {
+        if let Some(roots) = self.slots.remove(&counter) {
+            self.slot_count -= roots.count();
+        }
     }
 
     pub fn clear(&mut self) {
         self.counters.clear();
         self.slots.clear();
+        self.slot_count = 0;
     }
 }
 
@@ -152,7 +163,7 @@ impl Counter {
         let found = self.with_slots(relations, snapshot);
         match Roots::of(&relations.counter_slots, found.slots.iter().map(|slot| slot.place)) {
             Some(roots) => reader.places.keep_slots(found.id, roots),
-            None => drop(reader.places.slots.remove(&found.id)),
+            None => reader.places.forget_slots(found.id),
         }
         found
     }
