@@ -43,11 +43,11 @@ impl Entries {
     /// # Safety
     /// `entry` is one of a leaf that is locked.
     unsafe fn push(&mut self, entry: pg_sys::IndexTuple) -> bool {
-        // SAFETY: by contract; the entry has as many bytes as it says, and the page some more after it.
+        // SAFETY: by contract; the entry has as many words as it says, and begins at one.
         unsafe {
-            let words = size_of_entry(entry).div_ceil(size_of::<u64>());
+            let words = words_of_entry(entry);
             let Some(room) = self.words.get_mut(self.used..self.used + words) else { return false };
-            std::ptr::copy_nonoverlapping(entry.cast::<u8>(), room.as_mut_ptr().cast(), size_of_entry(entry));
+            std::ptr::copy_nonoverlapping(entry.cast::<u64>(), room.as_mut_ptr().cast(), words);
             self.used += words;
             true
         }
@@ -59,7 +59,7 @@ impl Entries {
         while next < self.used {
             let entry = self.words[next..].as_mut_ptr().cast::<pg_sys::IndexTupleData>();
             // SAFETY: `push` has put an entry there.
-            let (place, words) = unsafe { ((*entry).t_tid, size_of_entry(entry).div_ceil(size_of::<u64>())) };
+            let (place, words) = unsafe { ((*entry).t_tid, words_of_entry(entry)) };
             match is_kept(place) {
                 None => return false,
                 Some(true) => {
@@ -92,7 +92,7 @@ impl Entries {
             // SAFETY: `push` has put an entry of this index there, and the arrays have room for its columns.
             let place = unsafe {
                 index_deform_tuple(entry, (*index).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
-                next += size_of_entry(entry).div_ceil(size_of::<u64>());
+                next += words_of_entry(entry);
                 (*entry).t_tid
             };
             let row = Row {
@@ -109,11 +109,13 @@ impl Entries {
     }
 }
 
+/// How long an entry is: entries are whole words.
+///
 /// # Safety
 /// `entry` points to an entry of an index.
-unsafe fn size_of_entry(entry: pg_sys::IndexTuple) -> usize {
+unsafe fn words_of_entry(entry: pg_sys::IndexTuple) -> usize {
     // SAFETY: by contract. INDEX_SIZE_MASK.
-    unsafe { usize::from((*entry).t_info & 0x1FFF) }
+    unsafe { usize::from((*entry).t_info & 0x1FFF) / size_of::<u64>() }
 }
 
 /// nbtree.h: BTScanInsertData, the same in all versions, and shorter by the keys that are never looked at.

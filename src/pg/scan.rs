@@ -316,19 +316,7 @@ const MOST_ROWS_OF_PAGE: usize =
 impl Root {
     /// None where the version at the place is gone.
     pub fn of<const COLUMNS: usize>(access: &Access<COLUMNS>, place: Place) -> Option<Self> {
-        // SAFETY: the version was found with the active snapshot, so its page is there; the list has an entry for each place of
-        // a page, which is locked while it is filled.
-        unsafe {
-            let table = table_open(access.table, LOCK);
-            let buffer = pg_sys::ReadBuffer(table, block_of(&place.tid));
-            pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
-            let mut roots = [0; MOST_ROWS_OF_PAGE];
-            pg_sys::heap_get_root_tuples(pg_sys::BufferGetPage(buffer), roots.as_mut_ptr());
-            pg_sys::UnlockReleaseBuffer(buffer);
-            table_close(table, KEPT);
-            let root = roots[usize::from(place.tid.ip_posid) - 1];
-            (root != 0).then_some(Self(Place { tid: pg_sys::ItemPointerData { ip_posid: root, ..place.tid }, buffer }))
-        }
+        Roots::of(access, std::iter::once(place)).map(|Roots(places)| Self(places[0]))
     }
 }
 
@@ -393,7 +381,8 @@ impl Roots {
     /// None where the version at one of the places is gone.
     pub fn of<const COLUMNS: usize>(access: &Access<COLUMNS>, places: impl Iterator<Item = Place>) -> Option<Self> {
         let mut places: Vec<Place> = places.collect();
-        // SAFETY: as `Root::of`, for one page after the other.
+        // SAFETY: the versions were found with the active snapshot, so their pages are there; the list has an entry for each place of
+        // a page, which is locked while it is filled.
         unsafe {
             pg_guard_ffi_boundary(|| {
                 let table = table_open(access.table, LOCK);
@@ -459,7 +448,7 @@ pub fn fetch_all<const COLUMNS: usize>(
             // Taking the lock may have told of a change.
             let mut is_shown = !RELATIONS_CHANGED.is_raised();
             for neighbours in roots.chunk_by_mut(Place::is_near) {
-                let Some(buffer) = neighbours[0].pin(table).filter(|_| is_shown) else {
+                let Some(buffer) = (if is_shown { neighbours[0].pin(table) } else { None }) else {
                     is_shown = false;
                     break;
                 };
