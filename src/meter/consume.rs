@@ -9,16 +9,18 @@ use super::window::{end_of_term, window_of};
 use super::{rate, reservation, rollover, write};
 use crate::check::memo::MEMO;
 use crate::error::Error;
+use crate::pg::backend::BackendLocal;
 use crate::pg::change::Wait;
 use crate::pg::latch::Latch;
 use crate::pg::relations::Relations;
 use crate::pg::scan::Intent;
 use crate::pg::session::refuse_read_only;
-use crate::pg::snapshot::{ActiveSnapshot, statement_time};
+use crate::pg::snapshot::{ActiveSnapshot, clock_time, statement_time};
 use crate::pg::subtransaction::{attempt, with_fresh_snapshot};
 use entitlements_model::amount::Amount;
 use entitlements_model::catalog::{Anchor, Overage};
 use entitlements_model::kind::{Kind, Reason};
+use entitlements_model::meter::contention::Waited;
 use entitlements_model::time::{FOREVER, Time};
 use std::rc::Rc;
 
@@ -231,9 +233,32 @@ pub(super) enum Round<T> {
 /// After so many looks that came too late a call queues, even if nobody has what it needs.
 const PATIENCE: u32 = 5;
 
+/// A call's place in the queue for a counter.
+struct Queued {
+    counter: i64,
+    latch: Latch,
+    since: Time,
+    since_last: Option<Time>,
+}
+
+impl Queued {
+    fn queue_for(counter: i64) -> Self {
+        /// The counter that this backend queued for last, and when.
+        static LAST: BackendLocal<Option<(i64, Time)>> = BackendLocal::new(|| None);
+        let since = clock_time();
+        let last = LAST.with(|last| last.replace((counter, since)));
+        let since_last = last.filter(|(last, _)| *last == counter).map(|(_, then)| since - then);
+        Self { counter, latch: Latch::take(counter), since, since_last }
+    }
+
+    fn waited(&self) -> Waited {
+        Waited { duration: clock_time() - self.since, since_last: self.since_last, behind: self.latch.waiting() }
+    }
+}
+
 /// Looking and acting until it is done, and where this call queues meanwhile.
 pub(super) struct Rounds {
-    latch: Option<(i64, Latch)>,
+    queued: Option<Queued>,
     late: u32,
     lapsed: Lapsed,
     /// How often a counter was not to be had with all its slots.
@@ -244,7 +269,7 @@ pub(super) struct Rounds {
 
 impl Rounds {
     pub(super) fn new() -> Self {
-        Self { latch: None, late: 0, lapsed: Lapsed::Held, refused: 0, at: None }
+        Self { queued: None, late: 0, lapsed: Lapsed::Held, refused: 0, at: None }
     }
 
     /// Rounds that look for expired reservations at once.
@@ -273,9 +298,9 @@ impl Rounds {
                 Round::Finished(result) => return Ok(result),
                 Round::Again => {}
                 Round::QueueFor(counter) => {
-                    // The one before is given back first: who waits has no latch.
-                    self.latch = None;
-                    self.latch = Some((counter, Latch::take(counter)));
+                    // The place before is given up first: who waits has no latch.
+                    self.queued = None;
+                    self.queued = Some(Queued::queue_for(counter));
                 }
             }
         }
@@ -376,7 +401,7 @@ impl Turn<'_> {
     /// Ends the expired reservations on a counter. The state has to be looked at again.
     pub(super) fn sweep(&mut self, counter: i64) -> Result<(), Error> {
         // Whoever is just ending one of them may be queueing to give its units back.
-        self.rounds.latch = None;
+        self.rounds.queued = None;
         self.next = Round::Again;
         reservation::sweep(counter, self.now)
     }
@@ -388,7 +413,7 @@ impl Turn<'_> {
             pool,
             counter,
             now: self.now,
-            contended: self.rounds.latch.as_ref().is_some_and(|(held, _)| *held == counter.id),
+            waited: self.place_in_queue(counter).map(Queued::waited),
         }
     }
 
@@ -420,8 +445,12 @@ impl Turn<'_> {
     /// Whether to queue. Who is at the head of the queue goes on, and so does who has units of the pool already: the head of
     /// the queue may be waiting for it.
     fn queue(&self, counter: &Counter) -> Round<()> {
-        let is_head = self.rounds.latch.as_ref().is_some_and(|(held, _)| *held == counter.id);
+        let is_head = self.place_in_queue(counter).is_some();
         if is_head || counter.is_own { Round::Again } else { Round::QueueFor(counter.id) }
+    }
+
+    fn place_in_queue(&self, counter: &Counter) -> Option<&Queued> {
+        self.rounds.queued.as_ref().filter(|queued| queued.counter == counter.id)
     }
 
     pub(super) fn again<T>(&mut self) -> Result<Round<T>, Error> {

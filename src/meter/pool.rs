@@ -26,6 +26,7 @@ use crate::pg::settings;
 use crate::pg::snapshot::ActiveSnapshot;
 use crate::pg::subtransaction::attempt;
 use entitlements_model::amount::{Allowance, Amount};
+use entitlements_model::meter::contention::Waited;
 use entitlements_model::meter::share;
 use entitlements_model::time::Time;
 
@@ -66,15 +67,16 @@ pub struct Attempt<'a> {
     pub pool: &'a Pool,
     pub counter: &'a Counter,
     pub now: Time,
-    /// This consumer had to wait: the pool is wanted by many.
-    pub contended: bool,
+    /// This consumer has waited for the counter.
+    pub waited: Option<Waited>,
 }
 
 /// Slots that a pool is spread over at first.
 const FIRST_SLOTS: usize = 4;
 
-/// After how long without use, in microseconds, slots are folded back into the counter.
-const QUIET: Time = 10_000_000;
+/// After how long without use, in microseconds for each of them, slots are folded back into the counter: the more it takes to
+/// make them, the later.
+const QUIET: Time = 250_000;
 
 /// Usage that can be recorded, whatever the allowance.
 const GREATEST_TOTAL: i128 = 10i128.pow(27) - 1;
@@ -139,7 +141,11 @@ impl Attempt<'_> {
         let crossing = self.crossing(total);
         let mut changes = vec![(counter::USED, NewValue::Amount(total))];
         changes.extend(crossing.reported.map(|factor| (counter::REPORTED, NewValue::Amount(factor))));
-        let shares = if self.contended { self.first_shares(crossing.bound.minus(total), taken) } else { Vec::new() };
+        let shares = if self.waited.is_some_and(Waited::is_contention) {
+            self.first_shares(crossing.bound.minus(total), taken)
+        } else {
+            Vec::new()
+        };
         if !shares.is_empty() {
             changes.push((counter::ALLOCATED, NewValue::Allowance(sum(&shares))));
             changes.push((counter::MADE_UNDER, NewValue::Allowance(self.pool.limit)));
@@ -445,8 +451,9 @@ impl Attempt<'_> {
 
     /// Nobody but this backend has used the slots for a while.
     fn is_quiet(&self) -> bool {
-        self.counter.slots.len() > 1
-            && self.slots().skip(1).all(|(_, slot)| slot.touched_at < self.now.saturating_sub(QUIET))
+        let slots = self.counter.slots.len();
+        let since = self.now.saturating_sub(QUIET.saturating_mul(slots as Time));
+        slots > 1 && self.slots().skip(1).all(|(_, slot)| slot.touched_at < since)
     }
 
     /// Folds the slots back into the counter, if nobody is in the way. In a subtransaction, as `take_slow`.

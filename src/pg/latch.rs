@@ -28,6 +28,14 @@ impl Latch {
     }
 }
 
+impl Latch {
+    /// How many wait for it.
+    pub fn waiting(&self) -> usize {
+        // SAFETY: reads the lock table. Whoever holds the lock is counted too.
+        usize::try_from(unsafe { pg_sys::LockWaiterCount(&self.0) } - 1).unwrap_or(0)
+    }
+}
+
 impl Drop for Latch {
     fn drop(&mut self) {
         if std::thread::panicking() {

@@ -5,6 +5,7 @@
 //! Who locks, stores and reads the clock is elsewhere.
 
 pub mod burn;
+pub mod contention;
 pub mod lease;
 pub mod rate;
 pub mod request;

@@ -1,6 +1,9 @@
 //! Situations of a few connections at one pool: who waits for whom, and what becomes of it.
 
-use crate::stage::{Stage, allow, ask, assert_sound, refuse, run, say, used};
+use crate::stage::{Stage, allow, ask, assert_sound, refuse, run, say, slots, used};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// 100 units, spread over four slots.
 fn spread_hundred() -> Stage {
@@ -64,6 +67,62 @@ fn who_was_denied_keeps_nobody_waiting() {
         assert!(say(&mut denied, "try_consume('acme', 'calls', 1)").starts_with("limit_exceeded 0 used 20"));
         run(&mut denied, "COMMIT");
     }
+}
+
+/// Lets one consumer wait for another, for so long after it was seen to wait. How long it may have waited, and over how many slots
+/// the pool is spread then.
+fn wait_once(stage: &Stage, account: &str, pause: Duration) -> (Duration, i64) {
+    let mut holder = stage.connect();
+    ask(&mut holder, &format!("consume('{account}', 'calls', 1)"));
+    run(&mut holder, "BEGIN");
+    ask(&mut holder, &format!("consume('{account}', 'calls', 1)"));
+    let began = Instant::now();
+    let waiting = stage.blocked(&format!("SELECT entitlements.consume('{account}', 'calls', 1)"));
+    thread::sleep(pause);
+    run(&mut holder, "COMMIT");
+    waiting.end().1.expect("there is enough for both");
+    (began.elapsed(), slots(&mut holder, account, "calls"))
+}
+
+#[test]
+fn a_pool_is_spread_by_a_long_wait_and_not_by_a_short_one() {
+    let stage = Stage::new();
+    let mut operator = stage.connect();
+    let short = (0..100).find_map(|attempt| {
+        let account = format!("acme-{attempt}");
+        ask(&mut operator, &format!("subscribe('{account}', 'team')"));
+        allow(&mut operator, &account, "calls", "1000");
+        let (waited, slots) = wait_once(&stage, &account, Duration::ZERO);
+        (waited < Duration::from_millis(100)).then_some(slots)
+    });
+    assert_eq!(short, Some(0), "None: this machine lets nobody wait for a short time");
+    allow(&mut operator, "acme", "calls", "1000");
+    let (_, slots) = wait_once(&stage, "acme", Duration::from_millis(100));
+    assert!(slots > 1);
+    assert_sound(&mut operator, true);
+}
+
+#[test]
+fn a_pool_is_spread_by_waits_that_follow_each_other() {
+    let stage = Stage::new();
+    let mut clients = [stage.connect(), stage.connect()];
+    allow(&mut clients[0], "acme", "calls", "100000");
+    let is_spread = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for client in &mut clients {
+            let (mut watcher, is_spread) = (stage.connect(), &is_spread);
+            scope.spawn(move || {
+                let mut rounds = 0;
+                while !is_spread.load(Ordering::Relaxed) {
+                    rounds += 1;
+                    assert!(rounds < 2000, "two that wait for each other all the time spread nothing");
+                    run(client, "BEGIN; SELECT entitlements.consume('acme', 'calls', 1); SELECT pg_sleep(0.002); COMMIT");
+                    is_spread.fetch_or(slots(&mut watcher, "acme", "calls") > 1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    assert_sound(&mut clients[0], true);
 }
 
 /// How many consumers can be at work at once, none of which waits; they all commit.

@@ -82,7 +82,8 @@ impl Stage {
         Started { process, thread }
     }
 
-    /// Spreads the pool of one of acme's features over slots, as two consumers at once do, and leaves nothing used.
+    /// Spreads the pool of one of acme's features over slots, as several consumers at once do, and leaves nothing used. It stays
+    /// spread: to the extension it looks as if others had just used it, for an hour.
     pub fn spread(&self, account: &str, feature: &str) {
         let mut first = self.connect();
         // The counter has to be there: who makes it is waited for.
@@ -90,10 +91,13 @@ impl Stage {
         ask(&mut first, &format!("release('{account}', '{feature}', 1)"));
         run(&mut first, "BEGIN");
         ask(&mut first, &format!("consume('{account}', '{feature}', 1)"));
-        let second = self.blocked(&format!("SELECT entitlements.consume('{account}', '{feature}', 1)"));
+        let others = [(); 3].map(|()| self.blocked(&format!("SELECT entitlements.consume('{account}', '{feature}', 1)")));
         run(&mut first, "COMMIT");
-        second.end().1.expect("there is enough for both");
-        ask(&mut first, &format!("release('{account}', '{feature}', 2)"));
+        for other in others {
+            other.end().1.expect("there is enough for all");
+        }
+        ask(&mut first, &format!("release('{account}', '{feature}', 4)"));
+        run(&mut first, "UPDATE entitlements.counter_slots SET touched_at = now() + interval '1 hour'");
         assert!(slots(&mut first, account, feature) > 1, "{feature} is spread");
     }
 }
