@@ -3,8 +3,8 @@
 # waiting for the disk and for each other, so the server must be durable: a cluster of its own with fsync, which is also
 # killed in between.
 #
-# All subjects of an experiment run in turn, once a round, and a rate is that of units that are stored as used afterwards:
-# if the server's count of them is not that of the answers, the run fails.
+# All subjects of an experiment are measured in turn, once a round, and a rate is that of units that are stored as used: if the
+# server's count of them is not that of the answers, the run fails.
 
 meter_seconds=${METER_SECONDS:-2}
 meter_rounds=${METER_ROUNDS:-7}
@@ -94,7 +94,7 @@ pgbench_rate() {
         bench_meter 2>"$work/pgbench.log") || fail "pgbench $script: $(cat "$work/pgbench.log")"
     after=$(units)
     units_now=$after
-    transactions=$(sed -n 's/^number of transactions actually processed: \([0-9]*\).*/\1/p' <<<"$output")
+    transactions=$(transactions_in - <<<"$output")
     awk -v script="$script" -v transactions="$transactions" -v before="$before" -v after="$after" 'BEGIN {
         split(before, b, " "); split(after, a, " ")
         consumed = script ~ /^consume/ ? transactions : 0
@@ -110,29 +110,57 @@ pgbench_rate() {
         }' "$work/pgbench.log")
 }
 
+# transactions_in FILE: what pgbench says in the end
+transactions_in() { sed -n 's/^number of transactions actually processed: \([0-9]*\).*/\1/p' "$1"; }
+
 threads() { echo $(($1 < $(nproc) ? $1 : $(nproc))); }
 
 meter_steady() {
-    local round subject units_now=
+    duel 'one client' 1 2 '' 1
+    duel 'one account' $many 2 '' 1
+    duel 'one account, 5 ms of work' $many 2 _and_work 1
+    # As in a pool of connections that live for hours: each has met each account.
+    duel '1,000 accounts' $many 10 '' $((million < 1000 ? million : 1000)) -D warm=0
+}
+
+# duel EXPERIMENT CLIENTS WARM SUFFIX-OF-THE-SCRIPTS ACCOUNTS [ARGUMENT …]: the clients of both subjects live all the time, and one
+# of the two is halted while the other is measured. So all backends are warm, after WARM seconds at least, and the machine's other
+# work hits both alike.
+duel() {
+    local experiment=$1 clients=$2 warm=$3 suffix=$4 accounts=$5 round subject other before
+    local -A process
+    shift 5
+    before=$(units)
+    for subject in update consume; do
+        pgbench -n -M prepared -c "$clients" -j "$(threads "$clients")" -T $((warm + 2 * meter_rounds * (meter_seconds + 1))) \
+            -f "$bench/$subject$suffix.pgbench" -D warm=1 -D "accounts=$accounts" "$@" bench_meter >"$work/$subject.out" 2>"$work/$subject.log" &
+        process[$subject]=$!
+    done
+    sleep "$warm"
     for ((round = 1; round <= meter_rounds; round++)); do
         for subject in $(shuf -e update consume); do
-            pgbench_rate "$subject" 1 1 -D accounts=1
-            rate 'one client' "$subject" 1 "$round" "$tps"
-        done
-        for subject in $(shuf -e update consume); do
-            pgbench_rate "$subject" $many 1 -D accounts=1
-            rate 'one account' "$subject" $many "$round" "$tps"
-        done
-        for subject in $(shuf -e update consume); do
-            pgbench_rate "${subject}_and_work" $many 1 -D accounts=1
-            rate 'one account, 5 ms of work' "$subject" $many "$round" "$tps"
-        done
-        # As in a pool of connections that live for hours: each has met each account.
-        for subject in $(shuf -e update consume); do
-            pgbench_rate "$subject" $many 4 -D warm=0 -D accounts=$((million < 1000 ? million : 1000))
-            rate '1,000 accounts' "$subject" $many "$round" "$tps"
+            [ "$subject" = update ] && other=consume || other=update
+            kill -STOP "${process[$other]}"
+            kill -CONT "${process[$subject]}"
+            sleep 0.2
+            rate "$experiment" "$subject" "$clients" "$round" "$(units_a_second "$subject" "$accounts")"
         done
     done
+    kill -CONT "${process[@]}"
+    for subject in update consume; do
+        wait "${process[$subject]}" || fail "pgbench $subject: $(cat "$work/$subject.log")"
+    done
+    awk -v consumed="$(transactions_in "$work/consume.out")" -v updated="$(transactions_in "$work/update.out")" -v before="$before" \
+        -v after="$(units)" 'BEGIN { split(before, b, " "); split(after, a, " "); exit a[1] - b[1] != consumed || a[2] - b[2] != updated }' ||
+        fail "$experiment: not as many units were used as there were transactions"
+}
+
+# units_a_second SUBJECT ACCOUNTS: over the next seconds
+units_a_second() {
+    local before query="SELECT extract(epoch FROM clock_timestamp()), ${1}d FROM bench.units($2)"
+    before=$(sql bench_meter -F ' ' -c "$query")
+    sleep "$meter_seconds"
+    echo "$before $(sql bench_meter -F ' ' -c "$query")" | awk '{ print ($4 - $2) / ($3 - $1) }'
 }
 
 # run_clients SUBJECT SECONDS ACCOUNT: sets acknowledged, measured, seconds
@@ -159,7 +187,7 @@ meter_limit() {
 
 # A unit and the row it pays for.
 meter_job() {
-    local round subject acknowledged measured seconds subjects=(statement transaction)
+    local round subject acknowledged measured seconds subjects=(statement pipeline transaction)
     [ -z "${redis:-}" ] || subjects+=(redis)
     for ((round = 1; round <= meter_rounds; round++)); do
         for subject in $(shuf -e "${subjects[@]}"); do

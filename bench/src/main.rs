@@ -11,6 +11,8 @@
 //! Prints three numbers: how many units were acknowledged, warming up included; how many after that; in how many seconds.
 //! Only answers count, not attempts. A client whose server goes away stops, and the status is 1 in the end.
 
+use futures_util::future::try_join4;
+use postgres::types::ToSql;
 use postgres::{Client, NoTls, Statement};
 use std::env;
 use std::error::Error;
@@ -19,6 +21,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
 
 type Attempt = Result<bool, Box<dyn Error + Send + Sync>>;
 
@@ -117,6 +120,52 @@ impl Subject for JobInTransaction {
     }
 }
 
+/// The same two statements between BEGIN and COMMIT, sent together: what denies the unit undoes the rest.
+struct JobInPipeline {
+    runtime: Runtime,
+    client: tokio_postgres::Client,
+    consume: Statement,
+    insert: Statement,
+    account: String,
+}
+
+impl JobInPipeline {
+    fn new(account: &str) -> Result<Self, Box<dyn Error>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let config = config()?;
+        let (client, consume, insert) = runtime.block_on(async {
+            let (client, connection) = config.connect(NoTls).await?;
+            tokio::spawn(connection);
+            let consume = client.prepare("SELECT entitlements.consume($1::text, 'calls')").await?;
+            let insert = client.prepare(INSERT).await?;
+            Ok::<_, tokio_postgres::Error>((client, consume, insert))
+        })?;
+        Ok(Self { runtime, client, consume, insert, account: account.to_owned() })
+    }
+}
+
+impl Subject for JobInPipeline {
+    fn take(&mut self) -> Attempt {
+        let (client, account) = (&self.client, &self.account);
+        let parameters: [&(dyn ToSql + Sync); 1] = [account];
+        let all = async {
+            try_join4(
+                client.batch_execute("BEGIN"),
+                client.execute(&self.consume, &parameters),
+                client.execute(&self.insert, &parameters),
+                client.batch_execute("COMMIT"),
+            )
+            .await
+        };
+        self.runtime.block_on(all)?;
+        Ok(true)
+    }
+
+    fn warm_up(&mut self) -> Result<u64, Box<dyn Error + Send + Sync>> {
+        repeated(self)
+    }
+}
+
 /// A unit from Redis, then the row it pays for in PostgreSQL.
 struct JobWithRedis {
     redis: redis::Connection,
@@ -158,11 +207,15 @@ fn repeated(subject: &mut dyn Subject) -> Result<u64, Box<dyn Error + Send + Syn
     Ok(taken)
 }
 
-fn connect() -> Result<Client, Box<dyn Error>> {
-    let mut config = postgres::Config::new();
+fn config() -> Result<tokio_postgres::Config, Box<dyn Error>> {
+    let mut config = tokio_postgres::Config::new();
     config.host(&env::var("PGHOST")?).port(env::var("PGPORT")?.parse()?);
     config.user(&env::var("PGUSER")?).dbname(&env::var("PGDATABASE")?);
-    Ok(config.connect(NoTls)?)
+    Ok(config)
+}
+
+fn connect() -> Result<Client, Box<dyn Error>> {
+    Ok(postgres::Config::from(config()?).connect(NoTls)?)
 }
 
 const INSERT: &str = "INSERT INTO bench.rows (account) VALUES ($1)";
@@ -192,6 +245,7 @@ fn subject(name: &str, account: &str) -> Result<Box<dyn Subject>, Box<dyn Error>
             let insert = client.prepare(INSERT)?;
             Box::new(JobInTransaction { client, consume, insert, account: account.to_owned() })
         }
+        "job-pipeline" => Box::new(JobInPipeline::new(account)?),
         "job-redis" => {
             let mut client = connect()?;
             let insert = client.prepare(INSERT)?;
