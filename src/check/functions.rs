@@ -2,7 +2,6 @@
 //!
 //! None of these assigns a transaction id or writes: they work in read-only transactions, parallel workers and on standbys.
 
-use super::answers::AccountName;
 use super::memo::MEMO;
 use crate::error::Error;
 use crate::meter::decision::Decision;
@@ -19,6 +18,7 @@ use entitlements_model::amount::Allowance;
 use entitlements_model::kind::{Kind, Reason};
 use entitlements_model::resolve::{Entitlement, Feature, Resolved};
 use entitlements_model::time::Time;
+use entitlements_server::name::AccountName;
 use pgrx::AnyNumeric;
 use pgrx::prelude::*;
 

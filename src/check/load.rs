@@ -1,6 +1,6 @@
 //! Reading what decides about an account: its rows and its ancestors', the plan versions they name, the features.
 
-use super::answers::{AccountName, Answers, Credit};
+use super::answers::{Answers, Credit};
 use super::enforcement::Enforcement;
 use crate::error::Error;
 use crate::meter::counter::Places;
@@ -18,6 +18,7 @@ use entitlements_model::period::Period;
 use entitlements_model::plan::{FeatureId, PlanId, PlanVersion, PlanVersionId, Value};
 use entitlements_model::resolve::{self, Block, Entitlement, Feature, Holder, Override, Plans, Subscription};
 use entitlements_model::time::Time;
+use entitlements_server::name::AccountName;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use std::cell::RefCell;

@@ -15,7 +15,7 @@
 //! changes, or for want of room. So does what metering has read of a feature, which is used only if the row's version is the one
 //! that the snapshot shows.
 
-use super::answers::{AccountName, Answers, FeatureSlot};
+use super::answers::{Answers, FeatureSlot};
 use super::enforcement::Enforcement;
 use super::functions::Answer;
 use super::load::{Account, Catalog, Reader, Vacant, present};
@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::meter::counter::Places;
 use crate::pg::backend::BackendLocal;
 use crate::pg::callbacks::{CHANGED_HERE, MEMO_EXPIRED, RELATIONS_CHANGED};
-use crate::pg::change_mark::{EVERY_ACCOUNT, may_be_since};
+use crate::pg::change_mark::may_be_since;
 use crate::pg::relations::{self, Relations, change_mark};
 use crate::pg::scan::{Condition, Intent, Order, scan};
 use crate::pg::settings;
@@ -31,6 +31,8 @@ use crate::pg::snapshot::{ActiveSnapshot, News, SnapshotKey, statement_time};
 use entitlements_model::key::FeatureKey;
 use entitlements_model::resolve::{self, Feature};
 use entitlements_model::time::Time;
+use entitlements_server::mark::EVERY_ACCOUNT;
+use entitlements_server::name::AccountName;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use std::ops::ControlFlow;

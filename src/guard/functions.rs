@@ -2,7 +2,6 @@
 
 use super::session::{self, By};
 use super::token;
-use crate::check::answers::AccountName;
 use crate::check::functions as check;
 use crate::check::memo::MEMO;
 use crate::error::Error;
@@ -12,6 +11,7 @@ use crate::pg::error::{or_raise, raise};
 use crate::pg::jsonb::JsonbText;
 use crate::pg::number::AmountArgument;
 use crate::pg::session::hide_statement;
+use entitlements_server::name::AccountName;
 use pgrx::AnyNumeric;
 use pgrx::datum::Uuid;
 use pgrx::prelude::*;

@@ -11,7 +11,6 @@ use crate::accounts::account::Account;
 use crate::accounts::arguments::{required, required_text, timestamp};
 use crate::audit::{self, Change};
 use crate::bundle::deployment::Deployment;
-use crate::check::answers::AccountName;
 use crate::check::functions::{Answer, denial, sql_value};
 use crate::check::memo::MEMO;
 use crate::error::Error;
@@ -27,6 +26,7 @@ use entitlements_bundle::{Binding, Licence, LicenceRequest, NumericDate, Order, 
 use entitlements_model::json::{self, Json, Limits};
 use entitlements_model::key::{AccountKey, FeatureKey};
 use entitlements_model::time::{FOREVER, Time};
+use entitlements_server::name::AccountName;
 use pgrx::Uuid;
 use pgrx::datum::Interval;
 use pgrx::prelude::*;

@@ -6,7 +6,7 @@ use super::feature::Feature;
 use super::rollover;
 use super::window::{end_of_term, window_of};
 use crate::bundle::is_of_bundle;
-use crate::check::answers::{AccountName, Credit};
+use crate::check::answers::Credit;
 use crate::check::load::{Account, Reader, present};
 use crate::check::memo::MEMO;
 use crate::error::Error;
@@ -22,6 +22,7 @@ use entitlements_model::meter::window::Window;
 use entitlements_model::period::Period;
 use entitlements_model::resolve;
 use entitlements_model::time::{BEGINNING, FOREVER, Time};
+use entitlements_server::name::AccountName;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 

@@ -10,11 +10,12 @@ use crate::accounts::personal_data::erase_late;
 use crate::bundle::raise_highest;
 use crate::error::Error;
 use crate::meter::{fold, reservation};
-use crate::pg::change_mark::{self, EVERY_ACCOUNT};
+use crate::pg::change_mark;
 use crate::pg::error::or_raise;
 use crate::pg::session::connect_to_change;
 use crate::pg::settings;
 use crate::pg::snapshot::statement_time;
+use entitlements_server::mark::EVERY_ACCOUNT;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 

@@ -6,6 +6,7 @@ use super::unguarded::{DecrTupleDescRefCount, HeapTupleHeaderGetDatum, heap_form
 use super::values;
 use crate::error::Error;
 use entitlements_model::amount::Amount;
+use entitlements_server::numeric;
 use pgrx::callconv::{BoxRet, FcInfo};
 use pgrx::datum::Datum;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
@@ -100,7 +101,7 @@ impl Composite {
 
     /// The next column, a numeric: without the detour over text that the general conversion takes.
     pub fn with_amount(self, amount: Option<SignedAmount>) -> Self {
-        let bytes = amount.map(|SignedAmount(billionths)| values::numeric_bytes(billionths));
+        let bytes = amount.map(|SignedAmount(billionths)| numeric::bytes_of(billionths));
         self.with_varlena(|of_type| of_type == pg_sys::NUMERICOID, bytes.as_ref().map(|(bytes, length)| &bytes[..*length]))
     }
 

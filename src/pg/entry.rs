@@ -3,11 +3,11 @@
 use super::arguments::Arguments;
 use super::error::or_raise;
 use super::values;
-use crate::check::answers::AccountName;
 use crate::check::functions;
 use crate::check::memo::{CallSite, MEMO};
 use crate::error::Error;
 use crate::guard::session;
+use entitlements_server::name::AccountName;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 

@@ -2,6 +2,7 @@
 
 use super::settings::{self, ErrorCodes};
 use crate::error::Error;
+use entitlements_server::sqlstate::packed;
 use pgrx::pg_sys;
 use std::ffi::{CString, c_char, c_int};
 
@@ -14,27 +15,6 @@ unsafe extern "C-unwind" {
     fn errhidestmt(hide: bool) -> c_int;
     fn errhidecontext(hide: bool) -> c_int;
     fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
-}
-
-/// SQLSTATE as elog.h's MAKE_SQLSTATE packs it: six bits a character.
-fn packed(sqlstate: &str) -> c_int {
-    sqlstate.bytes().rev().fold(0, |code, byte| (code << 6) | ((c_int::from(byte) - c_int::from(b'0')) & 0x3F))
-}
-
-/// Whether an error says that a query is wrong, not that something went wrong with it: syntax and access, data, features, limits.
-pub fn is_fault_of_query(sqlstate: c_int) -> bool {
-    is_of_class(sqlstate, &["42000", "22000", "0A000", "54000"])
-}
-
-/// Whether an error says that the server could not go on, whatever the query is: a conflict between transactions, resources, an
-/// object in use, a cancellation, the system, a defect.
-pub fn is_fault_of_server(sqlstate: c_int) -> bool {
-    is_of_class(sqlstate, &["40000", "53000", "55000", "57000", "58000", "F0000", "XX000"])
-}
-
-fn is_of_class(sqlstate: c_int, classes: &[&str]) -> bool {
-    const CLASS: c_int = 0xFFF;
-    classes.iter().any(|class| packed(class) & CLASS == sqlstate & CLASS)
 }
 
 /// A copy in the current memory context, which the abort of the transaction frees. NUL bytes end C strings: they are left out.
@@ -101,15 +81,5 @@ pub fn or_raise<T>(result: Result<T, Error>) -> T {
     match result {
         Ok(value) => value,
         Err(error) => raise(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn sqlstates_are_packed_as_the_server_does() {
-        // elog.h: ERRCODE_SUCCESSFUL_COMPLETION 00000 is 0; P0001 (raise_exception) is 16777248 + … as psql's \errverbose shows.
-        assert_eq!(super::packed("00000"), 0);
-        assert_eq!(super::packed("01000"), 64);
     }
 }

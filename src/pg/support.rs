@@ -3,8 +3,8 @@
 use super::error::or_raise;
 use super::snapshot::ActiveSnapshot;
 use super::values;
-use crate::check::answers::AccountName;
 use crate::check::memo::MEMO;
+use entitlements_server::name::AccountName;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 

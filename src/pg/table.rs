@@ -4,12 +4,12 @@
 //! row security decide what is counted. Only a condition of the table's owner is left to a query, which runs with the owner's
 //! rights on rows that are put before it.
 
-use super::error::{is_fault_of_query, is_fault_of_server};
 use super::owner::as_restricted_owner;
 use super::subtransaction::attempt;
 use super::values;
-use crate::check::answers::AccountName;
 use crate::error::Error;
+use entitlements_server::name::AccountName;
+use entitlements_server::sqlstate::{is_fault_of_query, is_fault_of_server};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use pgrx::pg_sys;

@@ -1,11 +1,12 @@
 //! Calls that the server makes when rows of a table or the tables themselves change.
 
-use super::change_mark::{self, EVERY_ACCOUNT};
+use super::change_mark;
 use super::error::or_raise;
 use super::relations::SCHEMA;
 use super::table::{KeptRows, Oid, Tally};
 use crate::error::Error;
 use crate::guard::rows;
+use entitlements_server::mark::EVERY_ACCOUNT;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::CStr;
