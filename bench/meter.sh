@@ -123,30 +123,19 @@ meter_steady() {
     duel '1,000 accounts' $many 10 '' $((million < 1000 ? million : 1000)) -D warm=0
 }
 
-# duel EXPERIMENT CLIENTS WARM SUFFIX-OF-THE-SCRIPTS ACCOUNTS [ARGUMENT …]: the clients of both subjects live all the time, and one
-# of the two is halted while the other is measured. So all backends are warm, after WARM seconds at least, and the machine's other
-# work hits both alike.
+# duel EXPERIMENT CLIENTS WARM SUFFIX-OF-THE-SCRIPTS ACCOUNTS [ARGUMENT …]: once their backends have been at work for WARM seconds
 duel() {
-    local experiment=$1 clients=$2 warm=$3 suffix=$4 accounts=$5 round subject other before
+    local experiment=$1 clients=$2 warm=$3 suffix=$4 accounts=$5 subject before
     local -A process
     shift 5
     before=$(units)
     for subject in update consume; do
-        pgbench -n -M prepared -c "$clients" -j "$(threads "$clients")" -T $((warm + 2 * meter_rounds * (meter_seconds + 1))) \
+        pgbench -n -M prepared -c "$clients" -j "$(threads "$clients")" -T $((warm + $(seconds_in_turns 2))) \
             -f "$bench/$subject$suffix.pgbench" -D warm=1 -D "accounts=$accounts" "$@" bench_meter >"$work/$subject.out" 2>"$work/$subject.log" &
         process[$subject]=$!
     done
     sleep "$warm"
-    for ((round = 1; round <= meter_rounds; round++)); do
-        for subject in $(shuf -e update consume); do
-            [ "$subject" = update ] && other=consume || other=update
-            kill -STOP "${process[$other]}"
-            kill -CONT "${process[$subject]}"
-            sleep 0.2
-            rate "$experiment" "$subject" "$clients" "$round" "$(units_a_second "$subject" "$accounts")"
-        done
-    done
-    kill -CONT "${process[@]}"
+    measure_in_turns "$experiment" "$clients" steady_units
     for subject in update consume; do
         wait "${process[$subject]}" || fail "pgbench $subject: $(cat "$work/$subject.log")"
     done
@@ -155,13 +144,29 @@ duel() {
         fail "$experiment: not as many units were used as there were transactions"
 }
 
-# units_a_second SUBJECT ACCOUNTS: over the next seconds
-units_a_second() {
-    local before query="SELECT extract(epoch FROM clock_timestamp()), ${1}d FROM bench.units($2)"
-    before=$(sql bench_meter -F ' ' -c "$query")
-    sleep "$meter_seconds"
-    echo "$before $(sql bench_meter -F ' ' -c "$query")" | awk '{ print ($4 - $2) / ($3 - $1) }'
+# steady_units SUBJECT: the time, and how many units it has used by then
+steady_units() { sql bench_meter -F ' ' -c "SELECT extract(epoch FROM clock_timestamp()), ${1}d FROM bench.units(1, $accounts)"; }
+
+# measure_in_turns EXPERIMENT CLIENTS COUNT: of what is in `process`, all live all the time, and all but one are halted while that
+# one is measured: so the machine's other work hits all alike. COUNT SUBJECT prints the time, and how many units it has used by then.
+measure_in_turns() {
+    local round subject before
+    kill -STOP "${process[@]}"
+    for ((round = 1; round <= meter_rounds; round++)); do
+        for subject in $(shuf -e "${!process[@]}"); do
+            kill -CONT "${process[$subject]}"
+            sleep 0.3
+            before=$("$3" "$subject")
+            sleep "$meter_seconds"
+            rate "$1" "$subject" "$2" "$round" "$(echo "$before $("$3" "$subject")" | awk '{ print ($4 - $2) / ($3 - $1) }')"
+            kill -STOP "${process[$subject]}"
+        done
+    done
+    kill -CONT "${process[@]}"
 }
+
+# seconds_in_turns SUBJECTS: more than that takes
+seconds_in_turns() { echo $(($1 * meter_rounds * (meter_seconds + 1))); }
 
 # run_clients SUBJECT SECONDS ACCOUNT: sets acknowledged, measured, seconds
 run_clients() {
@@ -185,21 +190,47 @@ meter_limit() {
     done
 }
 
-# A unit and the row it pays for.
+# A unit and the row it pays for, each way on an account of its own. Clients that are halted within a transaction would keep the
+# others' dead rows from being removed: those with four round trips are measured by themselves.
 meter_job() {
-    local round subject acknowledged measured seconds subjects=(statement pipeline transaction)
+    local round subject taken stored acknowledged measured seconds subjects=(statement pipeline)
+    local -A process account=([statement]=1 [pipeline]=2 [redis]=3) before
     [ -z "${redis:-}" ] || subjects+=(redis)
-    for ((round = 1; round <= meter_rounds; round++)); do
-        for subject in $(shuf -e "${subjects[@]}"); do
-            begin_job
-            run_clients "job-$subject" "$meter_seconds" 1
-            count_job "$subject"
-            if [ "$taken" -ne "$stored" ] || [ "$stored" -ne "$acknowledged" ]; then
-                fail "job-$subject: $acknowledged acknowledged, $taken units, $stored rows"
-            fi
-            rate 'a unit and its row' "$subject" $many "$round" "$(awk -v n="$measured" -v s="$seconds" 'BEGIN { print n / s }')"
-        done
+    sql bench_meter -c 'TRUNCATE bench.rows'
+    for subject in "${subjects[@]}"; do
+        before[$subject]=$(job_units "$subject")
+        "$root/target/release/entitlements-bench" "job-$subject" $many $((4 + $(seconds_in_turns ${#subjects[@]}))) "${account[$subject]}" \
+            >"$work/$subject.out" 2>"$work/$subject.log" &
+        process[$subject]=$!
     done
+    sleep 4
+    measure_in_turns 'a unit and its row' $many job_units
+    for subject in "${subjects[@]}"; do
+        wait "${process[$subject]}" || fail "job-$subject: $(cat "$work/$subject.log")"
+        taken=$(echo "${before[$subject]} $(job_units "$subject")" | awk '{ printf "%d", $4 - $2 }')
+        stored=$(sql bench_meter -c "SELECT count(*) FROM bench.rows WHERE account = '${account[$subject]}'")
+        read -r acknowledged _ <"$work/$subject.out"
+        if [ "$taken" -ne "$stored" ] || [ "$stored" -ne "$acknowledged" ]; then
+            fail "job-$subject: $acknowledged acknowledged, $taken units, $stored rows"
+        fi
+    done
+    for ((round = 1; round <= meter_rounds; round++)); do
+        begin_job
+        run_clients job-transaction "$meter_seconds" 1
+        count_job transaction
+        if [ "$taken" -ne "$stored" ] || [ "$stored" -ne "$acknowledged" ]; then
+            fail "job-transaction: $acknowledged acknowledged, $taken units, $stored rows"
+        fi
+        rate 'a unit and its row' transaction $many "$round" "$(awk -v n="$measured" -v s="$seconds" 'BEGIN { print n / s }')"
+    done
+}
+
+# job_units SUBJECT: the time, and how many units it has used by then
+job_units() {
+    case $1 in
+    redis) echo "$EPOCHREALTIME $(ask_redis GET "${account[redis]}" | sed 's/^$/0/')" ;;
+    *) sql bench_meter -F ' ' -c "SELECT extract(epoch FROM clock_timestamp()), consumed FROM bench.units(${account[$1]}, ${account[$1]})" ;;
+    esac
 }
 
 begin_job() {

@@ -47,11 +47,11 @@ CREATE FUNCTION bench.units(OUT consumed numeric, OUT updated numeric) LANGUAGE 
         (SELECT sum(used) FROM bench.plain)
 $$;
 
--- The same of the accounts up to one of them.
-CREATE FUNCTION bench.units(last_account bigint, OUT consumed numeric, OUT updated numeric) LANGUAGE sql STABLE AS $$
+-- The same of some accounts.
+CREATE FUNCTION bench.units(first_account bigint, last_account bigint, OUT consumed numeric, OUT updated numeric) LANGUAGE sql STABLE AS $$
     SELECT (SELECT sum(c.used + coalesce((SELECT sum(s.used) FROM entitlements.counter_slots s WHERE s.counter_id = c.id), 0))
-            FROM entitlements.counters c WHERE c.account_id <= last_account),
-        (SELECT sum(used) FROM bench.plain WHERE id BETWEEN 1 AND last_account)
+            FROM entitlements.counters c WHERE c.account_id BETWEEN first_account AND last_account),
+        (SELECT sum(used) FROM bench.plain WHERE id BETWEEN first_account AND last_account)
 $$;
 
 -- Usage in bulk: where it would go without the extension, with and without a key that lets nothing in twice.

@@ -14,7 +14,8 @@
 //! 3. **take_fast**: there are slots and the counter's `limit` <= the limit of the look. Tries to lock (SKIP LOCKED) each slot
 //!    with room, its own first. A version newer than the look is not locked: look again. No other row is touched.
 //! 4. **take_slow** otherwise, after a savepoint: tries to lock the counter row; if a newer version is locked, looks again.
-//!    * No slots: takes at the row; a consumer that had to wait **spreads** what is left over slots.
+//!    * No slots: takes at the row; a consumer that had to wait **spreads** what is left over slots, or does not: in the
+//!      extension short waits now and then are no reason to.
 //!    * A limit lower than the counter's holds at once. A higher one only when all slots are locked too, by a look made after
 //!      that: what a raise makes free is given out when nobody else is at work in a slot.
 //!    * Enough is unallocated: **refill**, raises the share of a free slot (or makes one) and takes there; if all slots are
@@ -128,6 +129,8 @@ pub struct Setting {
     pub transactions: Vec<Vec<Operation>>,
     /// Whether consumers find the pool quiet.
     pub folds: bool,
+    /// Whether consumers that had to wait find that reason enough to spread it.
+    pub spreads: bool,
     pub weakness: Option<Weakness>,
 }
 

@@ -67,7 +67,7 @@ pub struct Consumer {
     pub newer: Rows,
     /// Rows locked in this operation: what a savepoint gives back.
     pub locked: Rows,
-    /// Had to wait in this operation: the pool is contended.
+    /// Had to wait in this operation: the pool may be contended.
     pub waited: bool,
     /// Found the pool quiet in this operation; once is enough.
     pub tried_to_fold: bool,
@@ -356,7 +356,8 @@ impl Me<'_> {
         let crosses = self.setting.threshold.is_some_and(|threshold| used >= threshold);
         let counter = Counter { used, reported: counter.reported || crosses, ..counter };
         self.write_counter(counter);
-        if self.state.consumers[self.me].waited && matches!(self.operation(), Operation::Consume(_)) {
+        if self.setting.spreads && self.state.consumers[self.me].waited && matches!(self.operation(), Operation::Consume(_))
+        {
             self.spread(counter);
         }
         self.done();

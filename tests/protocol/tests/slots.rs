@@ -17,6 +17,7 @@ fn pool(limits: &[Units], slots: &[Slot], transactions: &[&[Operation]]) -> Sett
         start: Start { used: 0, slots: slots.to_vec() },
         transactions: transactions.iter().map(|operations| operations.to_vec()).collect(),
         folds: false,
+        spreads: true,
         weakness: None,
     }
 }
@@ -87,6 +88,13 @@ fn three_transactions_of_one_operation() {
         settings.flat_map(|setting| [setting.clone(), Setting { folds: true, ..setting }]),
         &["denied", "latched", "spread", "folded", "gathered", "refilled"],
     );
+}
+
+#[test]
+fn waits_that_are_no_reason_to_spread() {
+    let operations = singles(&[Consume(1), Consume(2), Release(1)]);
+    let settings = (2..=4).flat_map(|limit| family(&[limit], &[], &operations, 3));
+    hold(settings.map(|setting| Setting { spreads: false, ..setting }), &["denied", "latched"]);
 }
 
 #[test]
