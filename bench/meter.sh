@@ -37,8 +37,11 @@ meter_start() {
 }
 
 meter_finish() {
-    [ -z "${client:-}" ] || kill "$client" 2>/dev/null || true
-    [ -z "${redis:-}" ] || kill "$redis" 2>/dev/null || true
+    local clients
+    mapfile -t clients < <(jobs -p)
+    # Who is halted hears it when it goes on.
+    [ ${#clients[@]} -eq 0 ] || kill -TERM "${clients[@]}" 2>/dev/null || true
+    [ ${#clients[@]} -eq 0 ] || kill -CONT "${clients[@]}" 2>/dev/null || true
     "$root/scripts/cluster" destroy "$PG"
     rm -rf "$redis_data"
 }
@@ -210,19 +213,21 @@ meter_job() {
         taken=$(echo "${before[$subject]} $(job_units "$subject")" | awk '{ printf "%d", $4 - $2 }')
         stored=$(sql bench_meter -c "SELECT count(*) FROM bench.rows WHERE account = '${account[$subject]}'")
         read -r acknowledged _ <"$work/$subject.out"
-        if [ "$taken" -ne "$stored" ] || [ "$stored" -ne "$acknowledged" ]; then
-            fail "job-$subject: $acknowledged acknowledged, $taken units, $stored rows"
-        fi
+        must_agree "$subject"
     done
     for ((round = 1; round <= meter_rounds; round++)); do
         begin_job
         run_clients job-transaction "$meter_seconds" 1
         count_job transaction
-        if [ "$taken" -ne "$stored" ] || [ "$stored" -ne "$acknowledged" ]; then
-            fail "job-transaction: $acknowledged acknowledged, $taken units, $stored rows"
-        fi
+        must_agree transaction
         rate 'a unit and its row' transaction $many "$round" "$(awk -v n="$measured" -v s="$seconds" 'BEGIN { print n / s }')"
     done
+}
+
+# must_agree SUBJECT: what was acknowledged, taken and stored
+must_agree() {
+    [ "$taken" -eq "$stored" ] && [ "$stored" -eq "$acknowledged" ] ||
+        fail "job-$1: $acknowledged acknowledged, $taken units, $stored rows"
 }
 
 # job_units SUBJECT: the time, and how many units it has used by then
@@ -263,7 +268,6 @@ meter_crashes() {
             [ "$victim" = clients ] || at_work
             "kill_$victim"
             wait "$client" 2>/dev/null || true
-            client=
             acknowledged=$(cut -d ' ' -f 1 "$work/acknowledged")
             "revive_$victim"
             count_job "$subject"

@@ -413,7 +413,8 @@ impl Turn<'_> {
             pool,
             counter,
             now: self.now,
-            waited: self.place_in_queue(counter).map(Queued::waited),
+            // Only what is one row can be spread; asking takes a look at the lock table.
+            waited: self.place_in_queue(counter).filter(|_| counter.slots.is_empty()).map(Queued::waited),
         }
     }
 

@@ -26,9 +26,7 @@ impl Latch {
             Self(tag)
         }
     }
-}
 
-impl Latch {
     /// How many wait for it.
     pub fn waiting(&self) -> usize {
         // SAFETY: reads the lock table. Whoever holds the lock is counted too.

@@ -7,7 +7,7 @@ use hashbrown::HashSet;
 pub const EVERY_ACCOUNT: i64 = 0;
 
 /// A transaction that changes more accounts than this marks all.
-pub const MOST_ACCOUNTS: usize = 100;
+const MOST_ACCOUNTS: usize = 100;
 
 /// What the present transaction has marked.
 #[derive(Default)]
