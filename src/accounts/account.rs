@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
 use crate::pg::session::connect_to_change;
+use crate::pg::subtransaction::upsert;
 use entitlements_model::key::AccountKey;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -78,13 +79,14 @@ impl Account {
 
     /// Keeps which parent the account has had until now, if it gets another.
     pub fn keep_parent(&self, client: &mut SpiClient<'_>, next: Option<i64>) -> Result<(), Error> {
-        client.update(
+        upsert(
+            client,
+            c"former_parents",
             "INSERT INTO entitlements.former_parents (account_id, until, parent_id)
              SELECT id, greatest(pg_catalog.now(), created_at,
                                  (SELECT pg_catalog.max(until) FROM entitlements.former_parents WHERE account_id = id)), parent_id
                FROM entitlements.accounts WHERE id = $1 AND parent_id IS DISTINCT FROM $2
              ON CONFLICT (account_id, until) DO NOTHING",
-            None,
             &[self.id.into(), next.into()],
         )?;
         Ok(())
@@ -140,11 +142,12 @@ fn create(client: &mut SpiClient<'_>, key: &str, properties: Option<&Properties>
         return Err(Error::argument("account", format!("keys that start with {ERASED_PREFIX} belong to erased accounts")));
     }
     let parent = properties.and_then(|properties| properties.parent).and_then(Parent::id);
-    let inserted = client.update(
+    let inserted = upsert(
+        client,
+        c"accounts",
         "INSERT INTO entitlements.accounts (key, parent_id, time_zone, metadata, created_at)
          VALUES ($1, $2, coalesce($3, 'UTC'), coalesce($4::pg_catalog.jsonb, '{}'), pg_catalog.now())
          ON CONFLICT (key) DO NOTHING RETURNING id",
-        None,
         &[
             key.into(),
             parent.into(),

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::pg::session::Actor;
+use crate::pg::subtransaction::upsert;
 use entitlements_model::audit::{self, Entry, Hash};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -75,11 +76,12 @@ pub fn take_turns(client: &mut SpiClient<'_>, chains: &[Chain]) -> Result<HashMa
     if new.is_empty() {
         return Ok(heads);
     }
-    client.update(
+    upsert(
+        client,
+        c"audit_chains",
         "INSERT INTO entitlements.audit_chains (chain_id, last_seq, last_hash)
          SELECT DISTINCT chain_id, 0, $2 FROM pg_catalog.unnest($1) AS chain_id ORDER BY chain_id
          ON CONFLICT (chain_id) DO NOTHING",
-        None,
         &[new.into(), audit::START.as_slice().into()],
     )?;
     let heads = lock_heads(client, &ids)?;

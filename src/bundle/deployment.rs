@@ -7,6 +7,7 @@ use crate::pg::cluster;
 use crate::pg::error::or_raise;
 use crate::pg::session::connect_to_change;
 use crate::pg::snapshot::statement_time;
+use crate::pg::subtransaction::upsert;
 use crate::row::present;
 use entitlements_bundle::Clock;
 use entitlements_model::time::{BEGINNING, Time};
@@ -58,10 +59,11 @@ impl Deployment {
 
 /// Notes that `time` has come.
 pub fn raise_highest(client: &mut SpiClient<'_>, time: Time) -> Result<(), Error> {
-    client.update(
-        "INSERT INTO entitlements.deployment AS known (highest_seen, system_identifier, database_oid, timeline) VALUES ($1, $2, $3, $4)
+    upsert(
+            client,
+            c"deployment",
+            "INSERT INTO entitlements.deployment AS known (highest_seen, system_identifier, database_oid, timeline) VALUES ($1, $2, $3, $4)
          ON CONFLICT (only_row) DO UPDATE SET highest_seen = excluded.highest_seen WHERE known.highest_seen < excluded.highest_seen",
-        None,
         &[
             timestamp(time).into(),
             cluster::system_identifier().into(),

@@ -10,6 +10,7 @@ use crate::accounts::arguments::timestamp;
 use crate::audit::{self, Chain, Change};
 use crate::error::Error;
 use crate::pg::session::Actor;
+use crate::pg::subtransaction::upsert;
 use entitlements_model::time::Time;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -81,11 +82,12 @@ fn create_accounts(client: &mut SpiClient<'_>, differences: &mut [AccountDiffere
     if keys.is_empty() {
         return Ok(());
     }
-    client.update(
+    upsert(
+        client,
+        c"accounts",
         "INSERT INTO entitlements.accounts (key, created_at)
          SELECT key, pg_catalog.now() FROM pg_catalog.unnest($1) AS stated (key)
          ON CONFLICT (key) DO NOTHING",
-        None,
         &[keys.clone().into()],
     )?;
     let ids = present::ids(client, keys.iter().map(String::as_str).collect())?;

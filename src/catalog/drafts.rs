@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
 use crate::pg::session::{Actor, connect_to_change};
+use crate::pg::subtransaction::upsert;
 use entitlements_model::catalog::{DocValue, Schema, draft};
 use entitlements_model::fault::Fault;
 use entitlements_model::json::Json;
@@ -187,9 +188,10 @@ fn edit(
     if before.as_ref() == Some(&draft) {
         return Ok(());
     }
-    client.update(
+    upsert(
+        client,
+        c"plan_drafts",
         SAVE,
-        None,
         &[plan.as_str().into(), drafted.base.into(), draft.to_string().into(), Actor::current().role.into()],
     )?;
     record(client, "edit", plan, before.as_ref(), Some(&draft))

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::pg::Oid;
 use crate::pg::error::or_raise;
 use crate::pg::session::{Actor, connect_to_change};
+use crate::pg::subtransaction::upsert;
 use entitlements_model::suggest;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
@@ -303,12 +304,13 @@ impl Grantee {
         }
         client.update(&format!("GRANT USAGE ON SCHEMA entitlements TO {}", self.quoted), None, &[])?;
         client.update(&format!("GRANT EXECUTE ON FUNCTION {} TO {}", list(&functions), self.quoted), None, &[])?;
-        client.update(
+        upsert(
+            client,
+            c"access_grants",
             "INSERT INTO entitlements.access_grants (role, level, functions, granted_at, granted_by)
              VALUES ($1, $2, $3, pg_catalog.now(), $4)
              ON CONFLICT (role, level) DO UPDATE
                 SET functions = excluded.functions, granted_at = excluded.granted_at, granted_by = excluded.granted_by",
-            None,
             &[self.name.as_str().into(), level.as_str().into(), functions.clone().into(), Actor::current().role.into()],
         )?;
         let new: Vec<&String> = functions.iter().filter(|function| !granted.contains(*function)).collect();

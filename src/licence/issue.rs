@@ -5,8 +5,8 @@
 //! shorter than what was signed, so a place changes hands only when nobody can show a licence for it any more. What the place is
 //! taken from may have an end, and no licence outlasts that.
 
+use super::own_name;
 use super::signing::{own_licence_keys, signing_key};
-use super::{exists, own_name};
 use crate::accounts::account::Account;
 use crate::accounts::arguments::{required, required_text, timestamp};
 use crate::audit::{self, Change};
@@ -20,6 +20,7 @@ use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
 use crate::pg::session::{Actor, connect_to_change};
 use crate::pg::snapshot::statement_time;
+use crate::pg::subtransaction::upsert;
 use crate::pg::subtransaction::with_fresh_snapshot;
 use crate::row::present;
 use entitlements_bundle::{Binding, Licence, LicenceRequest, NumericDate, Order, Refusal, authenticate_as};
@@ -278,8 +279,9 @@ impl Terms {
 
     fn keep(&self, client: &mut SpiClient<'_>, account: &Account, until: Time, signed: &Signed) -> Result<(), Error> {
         let machine = self.machine.as_ref();
-        let inserted = exists(
+        let inserted = upsert(
             client,
+            c"licences",
             "INSERT INTO entitlements.licences
                     (id, account_id, holder, audience, features, seat_feature_id, kid, issued_at, renewed_at, expires_at, lease,
                      machine, machine_key, nonce, issued_by, seat_id)
@@ -303,9 +305,9 @@ impl Terms {
                 signed.seat.into(),
             ],
         )?;
-        match inserted {
-            true => Ok(()),
-            false => Err(Error::Conflict {
+        match inserted.is_empty() {
+            false => Ok(()),
+            true => Err(Error::Conflict {
                 message: "this request of the machine was answered before".to_owned(),
                 hint: "A request is answered once: give the machine the licence that answered it, or let it make another request."
                     .to_owned(),

@@ -16,6 +16,7 @@ use crate::error::{Error, RefusedBundle};
 use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
 use crate::pg::session::{Actor, connect_to_change};
+use crate::pg::subtransaction::upsert;
 use entitlements_bundle::{KeygenError, KeygenLicence, NumericDate, Purpose, Refusal, open_keygen_file};
 use entitlements_model::fault::Fault;
 use entitlements_model::json::{self, Json, Limits, Member};
@@ -217,13 +218,14 @@ fn note(
         }
         subscription = row.get(3)?;
     }
-    client.update(
-        "INSERT INTO entitlements.imported_licences (source, licence_id, account_id, issued_at, expires_at, imported_at, imported_by)
+    upsert(
+            client,
+            c"imported_licences",
+            "INSERT INTO entitlements.imported_licences (source, licence_id, account_id, issued_at, expires_at, imported_at, imported_by)
          VALUES ($1, $2, $3, $4, $5, pg_catalog.now(), $6)
          ON CONFLICT (source, licence_id) DO UPDATE
             SET issued_at = excluded.issued_at, expires_at = excluded.expires_at,
                 imported_at = excluded.imported_at, imported_by = excluded.imported_by",
-        None,
         &[
             issuer.into(),
             licence.id.as_str().into(),

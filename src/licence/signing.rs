@@ -11,6 +11,7 @@ use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
 use crate::pg::session::Actor;
 use crate::pg::settings;
+use crate::pg::subtransaction::upsert;
 use entitlements_bundle::{PrivateKey, PublicKey, Purpose, TrustSet, TrustedKey};
 use entitlements_model::time::{BEGINNING, FOREVER};
 use pgrx::prelude::*;
@@ -29,10 +30,11 @@ pub fn signing_key(client: &mut SpiClient<'_>) -> Result<PrivateKey, Error> {
     }
     const KNOWN: &str = "SELECT FROM entitlements.signing_keys WHERE kid = $1";
     if !super::exists(client, KNOWN, &[kid.as_str().into()])? {
-        client.update(
+        upsert(
+            client,
+            c"signing_keys",
             "INSERT INTO entitlements.signing_keys (kid, jwk, first_used_at) VALUES ($1, $2::pg_catalog.jsonb, pg_catalog.now())
              ON CONFLICT (kid) DO NOTHING",
-            None,
             &[kid.into(), key.public().to_jwk().to_string().into()],
         )?;
     }

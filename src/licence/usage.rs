@@ -16,6 +16,7 @@ use crate::meter::write::sql_amount;
 use crate::pg::error::or_raise;
 use crate::pg::session::{Actor, connect_to_change};
 use crate::pg::snapshot::statement_time;
+use crate::pg::subtransaction::upsert;
 use crate::row::present;
 use entitlements_bundle::{
     Accepted, Digest, Follower, Neighbours, NumericDate, Purpose, UsageAcceptance, UsageJudgement, UsageReport, UsageRow,
@@ -373,9 +374,10 @@ fn store(client: &mut SpiClient<'_>, report: &UsageReport) -> Result<Vec<Reporte
         Allowance::Finite(amount) => sql_amount(amount),
         Allowance::Unlimited => AnyNumeric::try_from("Infinity").unwrap_or_default(),
     };
-    let stored = client.update(
+    let stored = upsert(
+        client,
+        c"reported_usage",
         STORE,
-        None,
         &[
             report.issuer.as_str().into(),
             report.sequence.into(),

@@ -25,6 +25,7 @@ use crate::pg::error::or_raise;
 use crate::pg::number::AmountArgument;
 use crate::pg::session::{Actor, connect_to_change};
 use crate::pg::snapshot::statement_time;
+use crate::pg::subtransaction::upsert;
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::catalog::Overage;
 use entitlements_model::kind::Kind;
@@ -130,13 +131,14 @@ impl Grant<'_> {
         if self.expires_at <= starts_at {
             return Err(Error::argument("expires_at", "it is not after starts_at"));
         }
-        let inserted = client.update(
+        let inserted = upsert(
+            client,
+            c"credits",
             "INSERT INTO entitlements.credits AS credit
                     (account_id, feature_id, amount, priority, starts_at, expires_at, period, source, source_ref, reason, created_by, recorded_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, pg_catalog.now())
              ON CONFLICT (source, source_ref) WHERE source_ref IS NOT NULL DO NOTHING
              RETURNING id, pg_catalog.to_jsonb(credit)::pg_catalog.text",
-            None,
             &[
                 account.id.into(),
                 feature.id.into(),

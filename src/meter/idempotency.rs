@@ -9,6 +9,7 @@ use super::decision::{Amounts, Decision};
 use crate::error::Error;
 use crate::pg::session::refuse_read_only;
 use crate::pg::snapshot::statement_time;
+use crate::pg::subtransaction::upsert;
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::meter::request;
 use entitlements_model::time::Time;
@@ -83,11 +84,12 @@ pub fn once(call: &Call<'_>, work: impl FnOnce() -> Result<Vec<Decision>, Error>
 fn claim(client: &mut SpiClient<'_>, call: &Call<'_>, digest: &[u8]) -> Result<Claim, Error> {
     let now = TimestampWithTimeZone::try_from(statement_time()).expect("the clock is within the range of timestamptz");
     loop {
-        let inserted = client.update(
+        let inserted = upsert(
+            client,
+            c"idempotency_keys",
             "INSERT INTO entitlements.idempotency_keys (account_id, key, request, created_at)
              SELECT id, $2, $3, $4 FROM entitlements.accounts WHERE key = $1
              ON CONFLICT (account_id, key) DO NOTHING RETURNING account_id",
-            None,
             &[call.account.into(), call.key.into(), digest.to_vec().into(), now.into()],
         )?;
         if !inserted.is_empty() {

@@ -17,6 +17,7 @@ use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
 use crate::pg::session::{Actor, refuse_read_only};
 use crate::pg::snapshot::statement_time;
+use crate::pg::subtransaction::upsert;
 use entitlements_model::amount::Amount;
 use entitlements_model::meter::request;
 use entitlements_model::time::{self, Time};
@@ -295,7 +296,9 @@ impl<'a> Batch<'a> {
         if claims.is_empty() {
             return Ok(());
         }
-        let claimed = client.update(
+        let claimed = upsert(
+            client,
+            c"idempotency_keys",
             "WITH claimed AS (
                 INSERT INTO entitlements.idempotency_keys (account_id, key, request, result, created_at)
                 SELECT account_id, key, request, '', $4
@@ -304,7 +307,6 @@ impl<'a> Batch<'a> {
                 ON CONFLICT (account_id, key) DO NOTHING RETURNING account_id, key
             )
             SELECT pg_catalog.count(*), pg_catalog.array_agg(account_id), pg_catalog.array_agg(key) FROM claimed",
-            None,
             &[
                 claims.keys().map(|(account, _)| *account).collect::<Vec<_>>().into(),
                 claims.keys().map(|(_, key)| *key).collect::<Vec<_>>().into(),

@@ -25,6 +25,7 @@ use crate::pg::error::or_raise;
 use crate::pg::session::{connect_to_change, refuse_read_only};
 use crate::pg::snapshot::statement_time;
 use crate::pg::subtransaction::attempt;
+use crate::pg::subtransaction::upsert;
 use crate::row::{present, present_time};
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::catalog::Overage;
@@ -236,15 +237,16 @@ impl<'a> Asked<'a> {
     /// A seat without a place yet.
     fn create(&self, account: i64, feature: i32) -> Result<(Seat, Held), Undone> {
         connect_to_change(|client| {
-            let inserted = client.update(
-                "INSERT INTO entitlements.seats (account_id, feature_id, holder, assigned_at, renewed_at, lease, leased_until)
+            let inserted = upsert(
+            client,
+            c"seats",
+            "INSERT INTO entitlements.seats (account_id, feature_id, holder, assigned_at, renewed_at, lease, leased_until)
                  SELECT asked.id, $2, $3, $4, $4, asked.lease, coalesce($4 + asked.lease, 'infinity')
                    FROM (SELECT account.id, coalesce($5, $6 - $4, feature.lease) AS lease
                            FROM entitlements.accounts AS account, entitlements.features AS feature
                           WHERE account.id = $1 AND account.erased_at IS NULL AND feature.id = $2 FOR KEY SHARE OF account) AS asked
                  ON CONFLICT (account_id, feature_id, holder) WHERE ended_at IS NULL DO NOTHING
                  RETURNING id, leased_until",
-                None,
                 &[
                     account.into(),
                     feature.into(),

@@ -7,12 +7,13 @@ use crate::error::Error;
 use crate::pg::owner::as_owner;
 use crate::pg::relations::Relations;
 use crate::pg::session::Actor;
-use crate::pg::subtransaction::unless_duplicate;
+use crate::pg::subtransaction::upsert;
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::meter::window::Window;
 use entitlements_model::time::Time;
 use pgrx::spi::Spi;
 use pgrx::{AnyNumeric, datum::DatumWithOid};
+use std::ffi::CStr;
 use std::str::FromStr;
 
 pub fn sql_amount(amount: Amount) -> AnyNumeric {
@@ -42,15 +43,12 @@ pub fn create_counter(relations: &Relations, key: PoolKey, window: Window) -> Re
         timestamp(window.start).into(),
         timestamp(window.end).into(),
     ];
-    let created: Result<Option<Option<i64>>, Error> = unless_duplicate(&relations.counters, || {
-        as_owner(&relations.counters, || {
-            Spi::connect_mut(|client| {
-                let created = client.update(query, None, &arguments)?;
-                if created.is_empty() { Ok(None) } else { Ok(created.first().get_one()?) }
-            })
+    as_owner(&relations.counters, || {
+        Spi::connect_mut(|client| {
+            let created = upsert(client, c"counters", query, &arguments)?;
+            if created.is_empty() { Ok(None) } else { Ok(created.first().get_one()?) }
         })
-    });
-    Ok(created?.flatten())
+    })
 }
 
 /// What a window left, as a credit.
@@ -86,15 +84,13 @@ pub fn carry(relations: &Relations, key: PoolKey, credit: CarriedCredit<'_>) -> 
 
 /// Makes the state of a rate that was never used, unless somebody else just did.
 pub fn create_rate(relations: &Relations, account: i64, feature: i32, now: Time) -> Result<(), Error> {
-    let created = unless_duplicate(&relations.rates, || {
-        run(
-            relations,
-            "INSERT INTO entitlements.rates (account_id, feature_id, arrival) VALUES ($1, $2, $3)
-             ON CONFLICT (account_id, feature_id) DO NOTHING",
-            &[account.into(), feature.into(), timestamp(now).into()],
-        )
-    });
-    created.map(|_| ())
+    run_upsert(
+        relations,
+        c"rates",
+        "INSERT INTO entitlements.rates (account_id, feature_id, arrival) VALUES ($1, $2, $3)
+         ON CONFLICT (account_id, feature_id) DO NOTHING",
+        &[account.into(), feature.into(), timestamp(now).into()],
+    )
 }
 
 /// Leaves so much of a credit; zero voids it.
@@ -154,8 +150,9 @@ pub fn report_thresholds(
     now: Time,
 ) -> Result<(), Error> {
     let factors: Vec<AnyNumeric> = factors.iter().map(|factor| sql_amount(*factor)).collect();
-    run(
+    run_upsert(
         relations,
+        c"threshold_events",
         "INSERT INTO entitlements.threshold_events
                 (counter_id, threshold, account_id, feature_id, window_start, allowance, used, at, transaction_id)
          SELECT counter.id, threshold, counter.account_id, counter.feature_id, counter.window_start, $3, $4, $5,
@@ -199,4 +196,8 @@ fn run(relations: &Relations, query: &str, arguments: &[DatumWithOid<'_>]) -> Re
     as_owner(&relations.counters, || {
         Spi::connect_mut(|client| client.update(query, None, arguments).map(|_| ()).map_err(Error::from))
     })
+}
+
+fn run_upsert(relations: &Relations, table: &CStr, query: &str, arguments: &[DatumWithOid<'_>]) -> Result<(), Error> {
+    as_owner(&relations.counters, || Spi::connect_mut(|client| upsert(client, table, query, arguments).map(drop)))
 }

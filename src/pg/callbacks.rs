@@ -73,14 +73,24 @@ pub fn nesting_level() -> i32 {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn at_relation_change(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
-    if relation == pg_sys::InvalidOid || OWN_RELATIONS.iter().any(|own| own.load(Ordering::Relaxed) == relation.to_u32()) {
+    let is_watched = |own: &AtomicU32| own.load(Ordering::Relaxed) == relation.to_u32();
+    if relation == pg_sys::InvalidOid || are_all_watched() || OWN_RELATIONS.iter().any(is_watched) {
         RELATIONS_CHANGED.raise();
         TIMES_CHANGED.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// OIDs of the relations whose changes matter; the rest is 0.
+/// OIDs of the relations whose changes matter; the rest is 0. Those of all relations matter where none is named.
 static OWN_RELATIONS: [AtomicU32; 64] = [const { AtomicU32::new(0) }; 64];
+
+fn are_all_watched() -> bool {
+    OWN_RELATIONS[0].load(Ordering::Relaxed) == 0
+}
+
+/// From now on changes of all relations raise RELATIONS_CHANGED, until it is known which ones matter.
+pub fn watch_all() {
+    watch(std::iter::empty());
+}
 
 /// From now on only changes of these relations raise RELATIONS_CHANGED.
 pub fn watch(relations: impl Iterator<Item = pg_sys::Oid>) {

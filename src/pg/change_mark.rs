@@ -11,7 +11,7 @@ use super::relations::{Access, change_mark, oid_of};
 use super::scan::{KEPT, LOCK};
 use super::unguarded::{
     self, BufferGetBlockNumber, LockBuffer, ReadRecentBuffer, RelFile, UnlockReleaseBuffer, file_of, index_close,
-    index_open, table_close, table_open,
+    table_close, table_open,
 };
 use crate::error::Error;
 use entitlements_server::mark::Marked;
@@ -92,7 +92,7 @@ impl LastPage {
         // SAFETY: a read of the last page of an index that is open and locked.
         unsafe {
             pg_guard_ffi_boundary(|| {
-                let (table, index) = (table_open(access.table, LOCK), index_open(access.index, LOCK));
+                let (table, index) = (table_open(access.table, LOCK), access.open_index(LOCK));
                 let buffer = last_leaf(index);
                 let mut found = (None, Some(0));
                 if buffer != 0 {

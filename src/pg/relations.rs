@@ -1,7 +1,8 @@
 //! The extension's tables and indexes as the check path reads them: OIDs and column numbers, looked up by name once and again
 //! whenever a relation changes (DROP and CREATE EXTENSION in one backend give new OIDs).
 
-use super::callbacks::{RELATIONS_CHANGED, watch};
+use super::callbacks::{RELATIONS_CHANGED, relations_epoch, watch, watch_all};
+use super::unguarded::{get_namespace_oid, get_relname_relid, index_open};
 use crate::error::Error;
 use pgrx::pg_sys;
 use std::ffi::CStr;
@@ -10,30 +11,39 @@ use std::rc::Rc;
 pub(super) const SCHEMA: &CStr = c"entitlements";
 
 /// A table with the index it is read by and the columns that are read, in the order they were asked for.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub struct Access<const COLUMNS: usize> {
     pub(super) table: pg_sys::Oid,
-    pub(super) index: pg_sys::Oid,
+    index: pg_sys::Oid,
+    index_name: &'static CStr,
     pub(super) columns: [i16; COLUMNS],
+    /// When it was looked up.
+    epoch: u64,
 }
 
+impl<const COLUMNS: usize> PartialEq for Access<COLUMNS> {
+    fn eq(&self, other: &Self) -> bool {
+        (self.table, self.index, self.columns) == (other.table, other.index, other.columns)
+    }
+}
+
+impl<const COLUMNS: usize> Eq for Access<COLUMNS> {}
+
 impl<const COLUMNS: usize> Access<COLUMNS> {
-    /// Whether REINDEX CONCURRENTLY is at work on the table, for the rest of the transaction: it waits for who may write.
-    pub fn is_being_reindexed(&self) -> bool {
-        // SAFETY: the lock is kept; the list and the indexes are those of an open table. On an ERROR the server's resource
-        // owner closes them.
+    /// Opens the index. Since it was looked up REINDEX CONCURRENTLY may have put another in its place, and have dropped it, or have
+    /// stopped the server from adding to it; now that the table is locked it waits before it does either.
+    ///
+    /// # Safety
+    /// The table is locked. May raise an error.
+    pub(super) unsafe fn open_index(&self, lock: pg_sys::LOCKMODE) -> pg_sys::Relation {
+        // SAFETY: by contract; the names end with NUL.
         unsafe {
-            let table = pg_sys::table_open(self.table, pg_sys::RowExclusiveLock as i32);
-            let indexes = pg_sys::RelationGetIndexList(table);
-            let found = (0..pg_sys::list_length(indexes)).any(|place| {
-                let index = pg_sys::index_open(pg_sys::list_nth_oid(indexes, place), pg_sys::AccessShareLock as i32);
-                let is_valid = (*(*index).rd_index).indisvalid;
-                pg_sys::index_close(index, pg_sys::NoLock as i32);
-                !is_valid
-            });
-            pg_sys::list_free(indexes);
-            pg_sys::table_close(table, pg_sys::NoLock as i32);
-            found
+            let index = if relations_epoch() == self.epoch {
+                self.index
+            } else {
+                get_relname_relid(self.index_name.as_ptr(), get_namespace_oid(SCHEMA.as_ptr(), false))
+            };
+            index_open(index, lock)
         }
     }
 }
@@ -303,13 +313,34 @@ pub(super) fn oid_of(name: &CStr) -> Result<pg_sys::Oid, Error> {
     Ok(oid)
 }
 
+/// Whether REINDEX CONCURRENTLY is at work on a table, for the rest of the transaction: it waits for who may write.
+pub(super) fn is_being_reindexed(table: &CStr) -> Result<bool, Error> {
+    let table = oid_of(table)?;
+    // SAFETY: the lock is kept; the list and the indexes are those of an open table. All are open before one is looked at: opening
+    // one may show that two have changed places. On an ERROR the server's resource owner closes them.
+    unsafe {
+        let table = pg_sys::table_open(table, pg_sys::RowExclusiveLock as i32);
+        let list = pg_sys::RelationGetIndexList(table);
+        let open = |place| pg_sys::index_open(pg_sys::list_nth_oid(list, place), pg_sys::AccessShareLock as i32);
+        let indexes: Vec<pg_sys::Relation> = (0..pg_sys::list_length(list)).map(open).collect();
+        let is_found = indexes.iter().any(|index| !(*(**index).rd_index).indisvalid);
+        for index in indexes {
+            pg_sys::index_close(index, pg_sys::NoLock as i32);
+        }
+        pg_sys::list_free(list);
+        pg_sys::table_close(table, pg_sys::NoLock as i32);
+        Ok(is_found)
+    }
+}
+
 /// With `covered`, the columns' numbers are those that they have in the index.
 fn access<const COLUMNS: usize>(
     table: &CStr,
-    index: &CStr,
+    index: &'static CStr,
     columns: [&CStr; COLUMNS],
     covered: bool,
 ) -> Result<Access<COLUMNS>, Error> {
+    let epoch = relations_epoch();
     let (table_oid, index_oid) = (oid_of(table)?, oid_of(index)?);
     let (relation, relation_oid) = if covered { (index, index_oid) } else { (table, table_oid) };
     let mut numbers = [0; COLUMNS];
@@ -324,7 +355,7 @@ fn access<const COLUMNS: usize>(
             )));
         }
     }
-    Ok(Access { table: table_oid, index: index_oid, columns: numbers })
+    Ok(Access { table: table_oid, index: index_oid, index_name: index, columns: numbers, epoch })
 }
 
 /// The tables whose rows decide about accounts: those that the memo remembers.
@@ -369,6 +400,7 @@ impl Relations {
         match known {
             Some(known) => Ok(known),
             None => {
+                watch_all();
                 let found = Self::look_up()?;
                 watch(found.oids());
                 Ok(known.insert(Rc::new(found)))

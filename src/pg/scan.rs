@@ -12,8 +12,8 @@ use super::unguarded::{
     self, ExecDropSingleTupleTableSlot, LockBuffer, PredicateLockPage, ReadBuffer, ReadRecentBuffer,
     RelationGetNumberOfBlocksInFork, ReleaseBuffer, ScanKeyEntryInitialize, TransactionIdIsCurrentTransactionId,
     UnlockReleaseBuffer, file_of, heap_deform_tuple, heap_fetch, heap_get_root_tuples, heap_hot_search_buffer,
-    heap_page_prune_opt, index_close, index_deform_tuple, index_endscan, index_fetch_heap, index_getnext_tid, index_open,
-    index_rescan, systable_beginscan_ordered, systable_endscan_ordered, table_close, table_open, table_slot_create,
+    heap_page_prune_opt, index_close, index_deform_tuple, index_endscan, index_fetch_heap, index_getnext_tid, index_rescan,
+    systable_beginscan_ordered, systable_endscan_ordered, table_close, table_open, table_slot_create,
     visibilitymap_get_status,
 };
 use super::values;
@@ -229,7 +229,7 @@ pub fn scan<const COLUMNS: usize>(
         // set, and then knows nothing of a partial index's predicate.
         let (table, index, scan) = pg_guard_ffi_boundary(|| {
             let table = table_open(access.table, LOCK);
-            let index = index_open(access.index, LOCK);
+            let index = access.open_index(LOCK);
             let count = conditions.len() as c_int;
             (table, index, systable_beginscan_ordered(table, index, snapshot.as_ptr(), count, keys.as_mut_ptr()))
         });
@@ -511,7 +511,7 @@ pub fn scan_covered<const COLUMNS: usize>(
         let wanted = if is_serializable() { None } else { Wanted::of(access, conditions) };
         let mut entries = Entries::new();
         let (table, index, is_probed) = pg_guard_ffi_boundary(|| {
-            let (table, index) = (table_open(access.table, LOCK), index_open(access.index, LOCK));
+            let (table, index) = (table_open(access.table, LOCK), access.open_index(LOCK));
             let is_probed = wanted.is_some_and(|wanted| probe((table, index), &wanted, snapshot, &mut entries));
             (table, index, is_probed)
         });

@@ -1,11 +1,15 @@
 //! Subtransactions: work that is undone without ending the caller's transaction.
 
-use super::relations::Access;
+use super::relations::is_being_reindexed;
 use super::snapshot::ActiveSnapshot;
 use super::unguarded::{CommandCounterIncrement, GetTransactionSnapshot, PopActiveSnapshot, PushActiveSnapshot};
+use crate::error::Error;
+use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::prelude::*;
+use pgrx::spi::{SpiClient, SpiTupleTable};
+use std::ffi::CStr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// Runs `work` in a subtransaction that is kept if it succeeds and rolled back, with its locks, if it does not.
@@ -27,19 +31,30 @@ pub fn attempt<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     }
 }
 
-/// None where `work` finds that a row is there already (23505): ON CONFLICT does not see an index that REINDEX CONCURRENTLY is
-/// making, or taking away, and that has the row. Only then in a subtransaction, for who waits for what a subtransaction has
+/// Runs an INSERT … ON CONFLICT into a table of the extension, again where REINDEX CONCURRENTLY comes in between: ON CONFLICT
+/// does not see an index that is being made, or taken away, and that has the row already (23505), and finds no index at all in the
+/// moment in which the two change places (42P10). Only then in a subtransaction, for who waits for what a subtransaction has
 /// done waits for the whole transaction.
-pub fn unless_duplicate<const COLUMNS: usize, T, E>(
-    access: &Access<COLUMNS>,
-    work: impl FnOnce() -> Result<T, E>,
-) -> Result<Option<T>, E> {
-    if !access.is_being_reindexed() {
-        return work().map(Some);
+pub fn upsert<'conn>(
+    client: &mut SpiClient<'conn>,
+    table: &CStr,
+    query: &str,
+    arguments: &[DatumWithOid<'_>],
+) -> Result<SpiTupleTable<'conn>, Error> {
+    const MOST_TRIES: usize = 10;
+    let mut run = || client.update(query, None, arguments).map_err(Error::from);
+    if is_being_reindexed(table)? {
+        for _ in 1..MOST_TRIES {
+            let done = PgTryBuilder::new(AssertUnwindSafe(|| attempt(&mut run).map(Some)))
+                .catch_when(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, |_| Ok(None))
+                .catch_when(PgSqlErrorCode::ERRCODE_INVALID_COLUMN_REFERENCE, |_| Ok(None))
+                .execute()?;
+            if let Some(rows) = done {
+                return Ok(rows);
+            }
+        }
     }
-    PgTryBuilder::new(AssertUnwindSafe(|| attempt(work).map(Some)))
-        .catch_when(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, |_| Ok(None))
-        .execute()
+    run()
 }
 
 /// Runs `work` with a snapshot of this moment, whatever the isolation level: what was withdrawn meanwhile no longer counts.

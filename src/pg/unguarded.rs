@@ -3,7 +3,7 @@
 
 use super::probe::InsertionKey;
 use pgrx::pg_sys;
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 
 /// The file of a relation.
 #[cfg(feature = "pg15")]
@@ -55,6 +55,8 @@ unsafe extern "C-unwind" {
     // called inside of it and raise an error there: that is a panic, which cannot pass the outer guard.
     pub(super) fn table_open(table: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> pg_sys::Relation;
     pub(super) fn table_close(table: pg_sys::Relation, lock: pg_sys::LOCKMODE);
+    pub(super) fn get_namespace_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
+    pub(super) fn get_relname_relid(name: *const c_char, namespace: pg_sys::Oid) -> pg_sys::Oid;
     pub(super) fn index_open(index: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> pg_sys::Relation;
     pub(super) fn index_close(index: pg_sys::Relation, lock: pg_sys::LOCKMODE);
     pub(super) fn systable_beginscan_ordered(

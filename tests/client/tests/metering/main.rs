@@ -7,6 +7,7 @@
 mod arithmetic;
 mod contention;
 mod faults;
+mod indexes;
 mod load;
 mod pairs;
 mod rules;
