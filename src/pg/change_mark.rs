@@ -5,6 +5,7 @@
 //! not told by marks but by CHANGED_HERE: then nothing outlives a snapshot.
 
 use super::backend::BackendLocal;
+use super::btree::page_end;
 use super::callbacks::{CHANGED_HERE, ROLLED_BACK, relations_epoch};
 use super::change::insert_index_entries;
 use super::relations::{Access, change_mark, oid_of};
@@ -80,7 +81,7 @@ impl LastPage {
                 }
                 LockBuffer(self.buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
                 let page = pg_sys::BufferGetPage(self.buffer);
-                let last = (btree_page(page).is_leaf() && btree_page(page).next == 0).then(|| last_key(page));
+                let last = (page_end(page).is_leaf() && page_end(page).next == 0).then(|| last_key(page));
                 UnlockReleaseBuffer(self.buffer);
                 last
             })
@@ -123,34 +124,6 @@ unsafe fn last_leaf(index: pg_sys::Relation) -> pg_sys::Buffer {
     }
 }
 
-/// nbtree.h: what stands at the end of each page.
-#[repr(C)]
-pub(super) struct BtreePage {
-    previous: pg_sys::BlockNumber,
-    /// 0 of the last one.
-    pub(super) next: pg_sys::BlockNumber,
-    level: u32,
-    flags: u16,
-    cycle: u16,
-}
-
-impl BtreePage {
-    /// A page of leaves that is in use.
-    pub(super) fn is_leaf(&self) -> bool {
-        // BTP_LEAF, BTP_DELETED and BTP_HALF_DEAD.
-        const LEAF: u16 = 1 << 0;
-        const DELETED: u16 = 1 << 2 | 1 << 4;
-        self.flags & (LEAF | DELETED) == LEAF
-    }
-}
-
-/// # Safety
-/// `page` is one of a btree, locked.
-pub(super) unsafe fn btree_page<'a>(page: pg_sys::Page) -> &'a BtreePage {
-    // SAFETY: by contract; the header tells where it is.
-    unsafe { &*page.add(usize::from((*page.cast::<pg_sys::PageHeaderData>()).pd_special)).cast() }
-}
-
 /// The first column of the last entry of a leaf page, 0 where there is no entry at all; None where this page has none.
 ///
 /// # Safety
@@ -162,7 +135,7 @@ unsafe fn last_key(page: pg_sys::Page) -> Option<u64> {
         let header = &*page.cast::<pg_sys::PageHeaderData>();
         let entries = usize::from(header.pd_lower).saturating_sub(std::mem::offset_of!(pg_sys::PageHeaderData, pd_linp));
         let Some(last) = (entries / size_of::<pg_sys::ItemIdData>()).checked_sub(1) else {
-            return (btree_page(page).previous == 0).then_some(0);
+            return (page_end(page).previous == 0).then_some(0);
         };
         let entry = page.add((*header.pd_linp.as_ptr().add(last)).lp_off() as usize);
         Some(entry.add(size_of::<pg_sys::IndexTupleData>()).cast::<i64>().read() as u64)

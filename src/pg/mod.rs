@@ -5,6 +5,7 @@
 
 pub mod arguments;
 pub mod backend;
+mod btree;
 pub mod callbacks;
 pub mod change;
 pub mod change_mark;

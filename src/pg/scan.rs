@@ -4,8 +4,9 @@
 //! and in a parallel worker. What it reads is what a query with this snapshot reads; in a serializable transaction it leaves
 //! the same predicate locks. Access to the tables needs no privilege of the caller: EXECUTE on the function decides.
 
+use super::btree::Wanted;
 use super::callbacks::RELATIONS_CHANGED;
-use super::probe::{Entries, Wanted, probe};
+use super::probe::{Entries, probe};
 use super::relations::{Access, CoveredAccess};
 use super::snapshot::{ActiveSnapshot, is_serializable};
 use super::unguarded::{

@@ -1,9 +1,8 @@
 //! Functions of the server, declared here to go without the guard that pgrx puts around each of them: a sigsetjmp and code of its
 //! own, which counts where they run for each row, or each unit that is consumed.
 
-use super::probe::InsertionKey;
 use pgrx::pg_sys;
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_char, c_int};
 
 /// The file of a relation.
 #[cfg(feature = "pg15")]
@@ -207,33 +206,11 @@ unsafe extern "C-unwind" {
     #[cfg(not(any(feature = "pg15", feature = "pg16")))]
     pub(super) fn _bt_get_endpoint(index: pg_sys::Relation, level: u32, rightmost: bool) -> pg_sys::Buffer;
 
-    /// nbtree.h: the leaf where entries with the key begin, locked; 0 where the index is empty. Returns the way to it.
+    /// nbtree.h: the root, or where the levels above have one page only, the lowest of those, locked; 0 where the index is empty.
     #[cfg(feature = "pg15")]
-    pub(super) fn _bt_search(
-        index: pg_sys::Relation,
-        key: *mut InsertionKey,
-        leaf: *mut pg_sys::Buffer,
-        access: c_int,
-        snapshot: pg_sys::Snapshot,
-    ) -> *mut c_void;
-    #[cfg(feature = "pg16")]
-    pub(super) fn _bt_search(
-        index: pg_sys::Relation,
-        table: pg_sys::Relation,
-        key: *mut InsertionKey,
-        leaf: *mut pg_sys::Buffer,
-        access: c_int,
-        snapshot: pg_sys::Snapshot,
-    ) -> *mut c_void;
-    #[cfg(any(feature = "pg17", feature = "pg18"))]
-    pub(super) fn _bt_search(
-        index: pg_sys::Relation,
-        table: pg_sys::Relation,
-        key: *mut InsertionKey,
-        leaf: *mut pg_sys::Buffer,
-        access: c_int,
-    ) -> *mut c_void;
-    pub(super) fn _bt_freestack(stack: *mut c_void);
+    pub(super) fn _bt_getroot(index: pg_sys::Relation, access: c_int) -> pg_sys::Buffer;
+    #[cfg(not(feature = "pg15"))]
+    pub(super) fn _bt_getroot(index: pg_sys::Relation, table: pg_sys::Relation, access: c_int) -> pg_sys::Buffer;
 
     /// predicate.h, which pgrx has no binding of.
     pub(super) fn PredicateLockPage(relation: pg_sys::Relation, block: pg_sys::BlockNumber, snapshot: pg_sys::Snapshot);
