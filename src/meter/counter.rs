@@ -2,7 +2,7 @@
 
 use crate::check::load::{Reader, present};
 use crate::pg::relations::{Relations, counter, counter_slot};
-use crate::pg::scan::{Condition, Order, Place, Root, Roots, Row, fetch, fetch_all, scan};
+use crate::pg::scan::{Condition, Order, Place, Root, Row, Tracks, fetch, fetch_all, scan};
 use crate::pg::snapshot::{ActiveSnapshot, is_serializable};
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::meter::window::Window;
@@ -20,7 +20,7 @@ pub const PLAN: i64 = 0;
 pub struct Places {
     counters: HashMap<PoolKey, Root, RandomState>,
     /// Of the slots, by counter.
-    slots: HashMap<i64, Roots, RandomState>,
+    slots: HashMap<i64, Tracks, RandomState>,
     slot_count: usize,
 }
 
@@ -38,19 +38,19 @@ impl Places {
         self.counters.insert(key, root);
     }
 
-    fn keep_slots(&mut self, counter: i64, roots: Roots) {
+    fn keep_slots(&mut self, counter: i64, tracks: Tracks) {
         self.forget_slots(counter);
-        if self.slot_count + roots.count() > Self::MOST_SLOTS {
+        if self.slot_count + tracks.count() > Self::MOST_SLOTS {
             self.slots.clear();
             self.slot_count = 0;
         }
-        self.slot_count += roots.count();
-        self.slots.insert(counter, roots);
+        self.slot_count += tracks.count();
+        self.slots.insert(counter, tracks);
     }
 
     fn forget_slots(&mut self, counter: i64) {
-        if let Some(roots) = self.slots.remove(&counter) {
-            self.slot_count -= roots.count();
+        if let Some(tracks) = self.slots.remove(&counter) {
+            self.slot_count -= tracks.count();
         }
     }
 
@@ -147,22 +147,27 @@ impl Counter {
         if expected == 0 {
             return self;
         }
-        if let Some(roots) = reader.places.slots.get_mut(&self.id).filter(|roots| roots.count() == expected) {
-            let (mut is_own, mut is_other) = (false, false);
-            let is_shown = fetch_all(&relations.counter_slots, roots, reader.intent, snapshot, |row| {
-                is_other |= present(row.int8(counter_slot::COUNTER_ID)) != self.id;
+        if let Some(tracks) = reader.places.slots.get_mut(&self.id).filter(|tracks| tracks.count() == expected) {
+            let mut is_own = false;
+            let is_shown = fetch_all(&relations.counter_slots, tracks, reader.intent, snapshot, |index, row| {
+                let number = present(row.int2(counter_slot::SLOT));
+                if present(row.int8(counter_slot::COUNTER_ID)) != self.id || usize::try_from(number) != Ok(index) {
+                    return false;
+                }
                 is_own |= row.is_own();
                 self.slots.push(Slot::read(row));
+                true
             });
-            if is_shown && !is_other {
+            if is_shown {
                 self.is_own |= is_own;
                 return self;
             }
             self.slots.clear();
         }
         let found = self.with_slots(relations, snapshot);
-        match Roots::of(&relations.counter_slots, found.slots.iter().map(|slot| slot.place)) {
-            Some(roots) => reader.places.keep_slots(found.id, roots),
+        // They are numbered without a gap, and found in order.
+        match Tracks::of(&relations.counter_slots, found.slots.iter().map(|slot| slot.place)) {
+            Some(tracks) => reader.places.keep_slots(found.id, tracks),
             None => reader.places.forget_slots(found.id),
         }
         found

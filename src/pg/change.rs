@@ -10,7 +10,7 @@ use super::session::sees_what_is_committed;
 use super::snapshot::ActiveSnapshot;
 use super::unguarded::{
     GetCurrentCommandId, HeapTupleSatisfiesUpdate, LockBuffer, ReleaseBuffer, heap_freetuple, heap_modify_tuple_by_cols,
-    simple_heap_update, table_close, table_open,
+    heap_page_prune_opt, simple_heap_update, table_close, table_open,
 };
 use super::{unguarded, values};
 use entitlements_model::amount::{Allowance, Amount};
@@ -135,6 +135,7 @@ pub fn update<const COLUMNS: usize>(
         let found = pg_guard_ffi_boundary(|| {
             let table = table_open(access.table, pg_sys::RowExclusiveLock as i32);
             let buffer = place.pin(table)?;
+            heap_page_prune_opt(table, buffer);
             let command = GetCurrentCommandId(true);
             LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
             let page = pg_sys::BufferGetPage(buffer);

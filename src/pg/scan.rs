@@ -10,19 +10,19 @@ use super::probe::{Entries, probe};
 use super::relations::{Access, CoveredAccess};
 use super::snapshot::{ActiveSnapshot, is_serializable};
 use super::unguarded::{
-    self, ExecDropSingleTupleTableSlot, LockBuffer, PredicateLockPage, ReadBuffer, ReadRecentBuffer,
-    RelationGetNumberOfBlocksInFork, ReleaseBuffer, ScanKeyEntryInitialize, TransactionIdIsCurrentTransactionId,
-    UnlockReleaseBuffer, file_of, heap_deform_tuple, heap_fetch, heap_get_root_tuples, heap_hot_search_buffer,
-    heap_page_prune_opt, index_close, index_deform_tuple, index_endscan, index_fetch_heap, index_getnext_tid, index_rescan,
-    systable_beginscan_ordered, systable_endscan_ordered, table_close, table_open, table_slot_create,
-    visibilitymap_get_status,
+    self, ExecDropSingleTupleTableSlot, HeapTupleSatisfiesVisibility, LockBuffer, PredicateLockPage, ReadBuffer,
+    ReadRecentBuffer, RelationGetNumberOfBlocksInFork, ReleaseBuffer, ScanKeyEntryInitialize,
+    TransactionIdIsCurrentTransactionId, UnlockReleaseBuffer, file_of, heap_deform_tuple, heap_fetch, heap_get_root_tuples,
+    heap_hot_search_buffer, heap_page_prune_opt, index_close, index_deform_tuple, index_endscan, index_fetch_heap,
+    index_getnext_tid, index_rescan, systable_beginscan_ordered, systable_endscan_ordered, table_close, table_open,
+    table_slot_create, visibilitymap_get_status,
 };
 use super::values;
 use entitlements_model::amount::{Allowance, Amount};
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use std::ffi::c_int;
-use std::mem::MaybeUninit;
+use std::mem::offset_of;
 use std::ops::ControlFlow;
 
 /// What a query takes to read.
@@ -317,7 +317,7 @@ const MOST_ROWS_OF_PAGE: usize =
 impl Root {
     /// None where the version at the place is gone.
     pub fn of<const COLUMNS: usize>(access: &Access<COLUMNS>, place: Place) -> Option<Self> {
-        Roots::of(access, std::iter::once(place)).map(|Roots(places)| Self(places[0]))
+        Tracks::of(access, std::iter::once(place)).map(|Tracks(tracks)| Self(tracks[0].root))
     }
 }
 
@@ -375,33 +375,42 @@ pub fn fetch<const COLUMNS: usize, R>(
     }
 }
 
-/// Where the indexes point for some rows.
-pub struct Roots(Vec<Place>);
+/// Where some rows were found.
+pub struct Tracks(Vec<Track>);
 
-impl Roots {
+/// Where a row was found.
+#[derive(Clone, Copy)]
+struct Track {
+    /// As for `Root`.
+    root: Place,
+    /// Of the version that was seen last, in the same page: it is not far from there to the one that a later snapshot shows.
+    seen: pg_sys::OffsetNumber,
+}
+
+impl Tracks {
     /// None where the version at one of the places is gone.
     pub fn of<const COLUMNS: usize>(access: &Access<COLUMNS>, places: impl Iterator<Item = Place>) -> Option<Self> {
-        let mut places: Vec<Place> = places.collect();
+        let mut tracks: Vec<Track> = places.map(|place| Track { root: place, seen: place.tid.ip_posid }).collect();
         // SAFETY: the versions were found with the active snapshot, so their pages are there; the list has an entry for each place of
         // a page, which is locked while it is filled.
         unsafe {
             pg_guard_ffi_boundary(|| {
                 let table = table_open(access.table, LOCK);
                 let mut roots = [0; MOST_ROWS_OF_PAGE];
-                for neighbours in places.chunk_by_mut(Place::is_near) {
-                    let buffer = ReadBuffer(table, block_of(&neighbours[0].tid));
+                for neighbours in tracks.chunk_by_mut(Track::is_near) {
+                    let buffer = ReadBuffer(table, block_of(&neighbours[0].root.tid));
                     LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as c_int);
                     heap_get_root_tuples(pg_sys::BufferGetPage(buffer), roots.as_mut_ptr());
                     UnlockReleaseBuffer(buffer);
-                    for place in neighbours {
-                        place.buffer = buffer;
-                        place.tid.ip_posid = roots[usize::from(place.tid.ip_posid) - 1];
+                    for track in neighbours {
+                        track.root.buffer = buffer;
+                        track.root.tid.ip_posid = roots[usize::from(track.seen) - 1];
                     }
                 }
                 table_close(table, KEPT);
             });
         }
-        places.iter().all(|place| place.tid.ip_posid != 0).then_some(Self(places))
+        tracks.iter().all(|track| track.root.tid.ip_posid != 0).then_some(Self(tracks))
     }
 
     pub fn count(&self) -> usize {
@@ -409,86 +418,145 @@ impl Roots {
     }
 }
 
-/// A copy of a version of a row.
-struct Copied {
-    place: Place,
-    begins: usize,
-    length: u32,
+impl Track {
+    fn is_near(&self, other: &Self) -> bool {
+        self.root.is_near(&other.root)
+    }
+
+    /// The version that the snapshot shows of the row with the root.
+    ///
+    /// # Safety
+    /// The buffer is the page of the table, pinned and locked. May raise an error.
+    unsafe fn version_of_root(
+        &self,
+        table: pg_sys::Relation,
+        buffer: pg_sys::Buffer,
+        snapshot: ActiveSnapshot,
+    ) -> Option<pg_sys::HeapTupleData> {
+        // SAFETY: by contract.
+        unsafe {
+            let mut tuple: pg_sys::HeapTupleData = std::mem::zeroed();
+            let mut tid = self.root.tid;
+            let all_dead = std::ptr::null_mut();
+            let is_shown = heap_hot_search_buffer(&mut tid, table, buffer, snapshot.as_ptr(), &mut tuple, all_dead, true);
+            tuple.t_self = tid;
+            is_shown.then_some(tuple)
+        }
+    }
+
+    /// The version that the snapshot shows from the one on that was seen last, if that is short to tell. It may be one of another row,
+    /// that has got the place.
+    ///
+    /// # Safety
+    /// As `version_of_root`.
+    unsafe fn version_since(
+        &self,
+        table: pg_sys::Relation,
+        buffer: pg_sys::Buffer,
+        snapshot: ActiveSnapshot,
+    ) -> Option<pg_sys::HeapTupleData> {
+        const MOST_STEPS: usize = 4;
+        // SAFETY: by contract; as heap_hot_search_buffer does it, which begins at roots only. Line pointers lie between the page's
+        // header and pd_lower, and normal ones point to versions (bufpage.h).
+        unsafe {
+            let page = pg_sys::BufferGetPage(buffer);
+            let header = &*page.cast::<pg_sys::PageHeaderData>();
+            let bytes = usize::from(header.pd_lower).saturating_sub(offset_of!(pg_sys::PageHeaderData, pd_linp));
+            let mut tuple: pg_sys::HeapTupleData = std::mem::zeroed();
+            (tuple.t_tableOid, tuple.t_self) = ((*table).rd_id, self.root.tid);
+            tuple.t_self.ip_posid = self.seen;
+            let mut written_by = None;
+            for _ in 0..MOST_STEPS {
+                let place = usize::from(tuple.t_self.ip_posid).checked_sub(1)?;
+                if place >= bytes / size_of::<pg_sys::ItemIdData>() {
+                    return None;
+                }
+                let line = *header.pd_linp.as_ptr().add(place);
+                if line.lp_flags() != pg_sys::LP_NORMAL {
+                    return None;
+                }
+                tuple.t_data = page.add(line.lp_off() as usize).cast();
+                tuple.t_len = line.lp_len();
+                let xmin = (*tuple.t_data).t_choice.t_heap.t_xmin;
+                if written_by.is_some_and(|written_by| written_by != xmin) {
+                    return None;
+                }
+                if HeapTupleSatisfiesVisibility(&mut tuple, snapshot.as_ptr(), buffer) {
+                    return Some(tuple);
+                }
+                // The next version, where this one has one in the page, and only one transaction has to do with it.
+                let version = &*tuple.t_data;
+                let flags = u32::from(version.t_infomask);
+                if u32::from(version.t_infomask2) & pg_sys::HEAP_HOT_UPDATED == 0
+                    || flags & (pg_sys::HEAP_XMAX_INVALID | pg_sys::HEAP_XMAX_IS_MULTI | pg_sys::HEAP_XMIN_INVALID) != 0
+                {
+                    return None;
+                }
+                written_by = Some(version.t_choice.t_heap.t_xmax);
+                tuple.t_self.ip_posid = version.t_ctid.ip_posid;
+            }
+            None
+        }
+    }
 }
 
-/// Words of rows that are fetched together at most, which is 32 kB.
-const MOST_WORDS: usize = 4096;
-
-/// Calls `visit` with the version that the snapshot shows of each row with one of these roots, in their order. False, without a call,
-/// where it does not show one of each, or they take too much room. What is found may be other rows than those that had the roots.
+/// Calls `visit` with the version that the snapshot shows of each of these rows and its number among them, in their order; `visit` says
+/// whether it is of the row that it should be. False where one is not, or the snapshot does not show one of each.
+///
+/// The pages are locked while `visit` looks at what is in them. The transaction is not serializable: no predicate lock is left.
 pub fn fetch_all<const COLUMNS: usize>(
     access: &Access<COLUMNS>,
-    Roots(roots): &mut Roots,
+    Tracks(tracks): &mut Tracks,
     intent: Intent,
     snapshot: ActiveSnapshot,
-    mut visit: impl FnMut(&Row<'_, COLUMNS>),
+    mut visit: impl FnMut(usize, &Row<'_, COLUMNS>) -> bool,
 ) -> bool {
-    let mut words = [MaybeUninit::<u64>::uninit(); MOST_WORDS];
-    let mut used = 0;
-    let mut copies: Vec<Copied> = Vec::with_capacity(roots.len());
-    // Copies a version, if there is room.
-    //
-    // SAFETY: called with a version whose page is locked.
-    let mut copy = |place: Place, tuple: &pg_sys::HeapTupleData| unsafe {
-        let (begins, length) = (used, tuple.t_len as usize);
-        used += length.div_ceil(size_of::<u64>());
-        let Some(room) = words.get_mut(begins..used) else { return false };
-        std::ptr::copy_nonoverlapping(tuple.t_data.cast::<u8>(), room.as_mut_ptr().cast(), length);
-        copies.push(Copied { place, begins, length: tuple.t_len });
-        true
-    };
-    // SAFETY: as `fetch`, for one page after the other; versions are copied while their page is locked.
-    let table = unsafe {
-        pg_guard_ffi_boundary(|| {
-            let table = table_open(access.table, intent.lock());
-            // Taking the lock may have told of a change.
-            let mut is_shown = !RELATIONS_CHANGED.is_raised();
-            for neighbours in roots.chunk_by_mut(Place::is_near) {
-                let Some(buffer) = (if is_shown { neighbours[0].pin(table) } else { None }) else {
-                    is_shown = false;
-                    break;
-                };
-                heap_page_prune_opt(table, buffer);
-                LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as c_int);
-                for root in neighbours {
-                    let mut tid = root.tid;
-                    let mut tuple: pg_sys::HeapTupleData = std::mem::zeroed();
-                    let (snapshot, all_dead) = (snapshot.as_ptr(), std::ptr::null_mut());
-                    is_shown = is_shown
-                        && heap_hot_search_buffer(&mut tid, table, buffer, snapshot, &mut tuple, all_dead, true)
-                        && copy(Place { tid, buffer }, &tuple);
-                }
-                UnlockReleaseBuffer(buffer);
-            }
-            if is_shown {
-                return Some(table);
-            }
-            table_close(table, KEPT);
-            None
-        })
-    };
-    let Some(table) = table else { return false };
     let mut values = [pg_sys::Datum::from(0); MAX_COLUMNS];
     let mut nulls = [false; MAX_COLUMNS];
-    for Copied { place, begins, length } in copies {
-        // SAFETY: a copy begins at a word, as a version in a page does, and is as long as the version.
-        let written_by = unsafe {
-            let header = words.as_mut_ptr().add(begins).cast::<pg_sys::HeapTupleHeaderData>();
-            let mut tuple =
-                pg_sys::HeapTupleData { t_len: length, t_self: place.tid, t_tableOid: access.table, t_data: header };
-            heap_deform_tuple(&mut tuple, (*table).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
-            (*header).t_choice.t_heap.t_xmin
-        };
-        visit(&Row { columns: &access.columns, values: &values, nulls: &nulls, place, written_by });
+    let mut versions: Vec<Option<pg_sys::HeapTupleData>> = Vec::with_capacity(tracks.len());
+    let mut visited = 0;
+    // SAFETY: as `fetch`, for one page after the other; versions are looked at while their page is locked, and pages are pruned by
+    // who changes something in them. On an ERROR, also one of `visit`, the server's resource owner unlocks and closes everything.
+    unsafe {
+        let table = pg_guard_ffi_boundary(|| table_open(access.table, intent.lock()));
+        // Taking the lock may have told of a change.
+        let mut is_shown = !RELATIONS_CHANGED.is_raised();
+        for neighbours in tracks.chunk_by_mut(Track::is_near) {
+            let pinned = pg_guard_ffi_boundary(|| {
+                let buffer = if is_shown { neighbours[0].root.pin(table)? } else { return None };
+                LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as c_int);
+                let version = |track: &Track| {
+                    let seen = track.version_since(table, buffer, snapshot);
+                    seen.or_else(|| track.version_of_root(table, buffer, snapshot))
+                };
+                versions.clear();
+                versions.extend(neighbours.iter().map(version));
+                Some(buffer)
+            });
+            let Some(buffer) = pinned else {
+                is_shown = false;
+                break;
+            };
+            for (track, version) in neighbours.iter_mut().zip(&versions) {
+                let mut is_expected = |version: Option<pg_sys::HeapTupleData>| {
+                    let mut tuple = version?;
+                    heap_deform_tuple(&mut tuple, (*table).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+                    let place = Place { tid: tuple.t_self, buffer };
+                    let written_by = (*tuple.t_data).t_choice.t_heap.t_xmin;
+                    let row = Row { columns: &access.columns, values: &values, nulls: &nulls, place, written_by };
+                    visit(visited, &row).then_some(tuple.t_self.ip_posid)
+                };
+                let seen = is_expected(*version)
+                    .or_else(|| is_expected(pg_guard_ffi_boundary(|| track.version_of_root(table, buffer, snapshot))));
+                is_shown &= seen.is_some();
+                track.seen = seen.unwrap_or(track.seen);
+                visited += 1;
+            }
+            pg_guard_ffi_boundary(|| UnlockReleaseBuffer(buffer));
+        }
+        pg_guard_ffi_boundary(|| table_close(table, KEPT));
+        is_shown
     }
-    // SAFETY: it is open, and its lock is kept.
-    unsafe { pg_guard_ffi_boundary(|| table_close(table, KEPT)) };
-    true
 }
 
 pub(super) fn block_of(place: &pg_sys::ItemPointerData) -> pg_sys::BlockNumber {

@@ -122,6 +122,11 @@ unsafe extern "C-unwind" {
     pub(super) fn ReleaseBuffer(buffer: pg_sys::Buffer);
     pub(super) fn UnlockReleaseBuffer(buffer: pg_sys::Buffer);
     pub(super) fn heap_page_prune_opt(table: pg_sys::Relation, buffer: pg_sys::Buffer);
+    pub(super) fn HeapTupleSatisfiesVisibility(
+        version: pg_sys::HeapTuple,
+        snapshot: pg_sys::Snapshot,
+        buffer: pg_sys::Buffer,
+    ) -> bool;
     pub(super) fn heap_hot_search_buffer(
         place: pg_sys::ItemPointer,
         table: pg_sys::Relation,
