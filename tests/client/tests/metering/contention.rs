@@ -252,3 +252,41 @@ fn who_works_under_a_limit_that_was_raised_for_a_moment_counts() {
     }
     assert_eq!(used(&mut operator, "acme", "calls"), "100");
 }
+
+/// Versions of slots are made, undone and removed between two looks of a session, and their places go to other slots.
+#[test]
+fn usage_is_told_right_wherever_slots_have_gone() {
+    let stage = Stage::new();
+    let mut reader = stage.connect();
+    allow(&mut reader, "acme", "calls", "1000000");
+    stage.spread("acme", "calls");
+    let mut others = [(); 5].map(|()| stage.connect());
+    let mut committed = 0;
+    for round in 0..120 {
+        for step in 0..[0, 1, 2, 4, 9, 60][round % 6] {
+            let other = &mut others[(round + step) % 4];
+            let end = if step % 3 == 2 { "ROLLBACK" } else { "COMMIT" };
+            run(other, &format!("BEGIN; {TAKE} 1); {end}"));
+            committed += u64::from(end == "COMMIT");
+        }
+        match round % 10 {
+            4 => run(&mut reader, "VACUUM entitlements.counter_slots"),
+            8 => run(&mut reader, "VACUUM FULL entitlements.counter_slots"),
+            _ => {}
+        }
+        // What another one holds does not count yet.
+        let end = ["COMMIT", "ROLLBACK"][round / 3 % 2];
+        run(&mut others[4], &format!("BEGIN; {TAKE} 1)"));
+        committed += 1;
+        let left = 1_000_000 - committed;
+        assert_eq!(
+            say(&mut reader, "consume('acme', 'calls', 1)"),
+            format!("granted 1 used {committed} of 1000000 left {left}"),
+            "in round {round}"
+        );
+        run(&mut others[4], end);
+        committed += u64::from(end == "COMMIT");
+    }
+    assert!(slots(&mut reader, "acme", "calls") > 1, "it is spread to the end");
+    assert_eq!(used(&mut reader, "acme", "calls"), committed.to_string());
+}
