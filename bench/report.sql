@@ -28,8 +28,8 @@ INSERT INTO promises (title, experiment, subject, operation, against, unit, comp
     ('publication', 'publish', 'publish_plan', '-', NULL, 'ns', '<', 50e6);
 
 SELECT '# Measurements' || E'\n' || format(
-    'PostgreSQL %s, shared_buffers %s, fsync %s; %s processors; load average %s before, %s after; %s rounds.%s',
-    current_setting('server_version'), current_setting('shared_buffers'), current_setting('fsync'),
+    'PostgreSQL %s, shared_buffers %s in %s, fsync %s; %s processors; load average %s before, %s after; %s rounds.%s',
+    current_setting('server_version'), current_setting('shared_buffers'), :'pages', current_setting('fsync'),
     :'processors', :'load_before', :'load_after', :'rounds',
     CASE WHEN :scale <> 1 THEN format(' **Scale %s: the targets below are for scale 1.**', :scale) ELSE '' END)
     || E'\n' || :'loading' || E'\n';
