@@ -52,7 +52,7 @@ fn current_account_uuid() -> Option<Uuid> {
 /// The uuid whose canonical text the key is.
 pub fn uuid_of(key: &str) -> Option<Uuid> {
     let bytes = uuid_bytes(key)?;
-    (AccountName::Uuid(bytes).to_key() == key.as_bytes()).then(|| Uuid::from_bytes(bytes))
+    (AccountName::uuid(bytes).to_key() == key.as_bytes()).then(|| Uuid::from_bytes(bytes))
 }
 
 /// The bytes of a uuid in hexadecimal digits; hyphens are ignored.

@@ -48,7 +48,7 @@ impl Uuid {
     #[inline(always)]
     unsafe fn name(datum: pg_sys::Datum) -> AccountName<'static> {
         // SAFETY: by contract; a uuid is a pointer to 16 bytes.
-        AccountName::Uuid(unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
+        AccountName::uuid(unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
     }
 }
 

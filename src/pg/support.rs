@@ -58,7 +58,7 @@ unsafe fn selectivity(request: &pg_sys::SupportRequestSelectivity) -> Option<f64
                 let read = |name: AccountName<'_>| MEMO.with(|memo| memo.share(Some(name), feature));
                 match account.consttype {
                     pg_sys::TEXTOID => values::with_text(account.constvalue, |text| read(AccountName::Text(text))),
-                    pg_sys::UUIDOID => read(AccountName::Uuid(*account.constvalue.cast_mut_ptr::<[u8; 16]>())),
+                    pg_sys::UUIDOID => read(AccountName::uuid(*account.constvalue.cast_mut_ptr::<[u8; 16]>())),
                     _ => read(AccountName::Bigint(account.constvalue.value() as i64)),
                 }
             }

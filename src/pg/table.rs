@@ -163,7 +163,7 @@ impl KeyColumn {
         let key = |name: AccountName<'_>| String::from_utf8_lossy(&name.to_key()).into_owned();
         match self.keys {
             Keys::Text => key(AccountName::Text(noted)),
-            Keys::Uuid => key(AccountName::Uuid(bytes(noted))),
+            Keys::Uuid => key(AccountName::uuid(bytes(noted))),
             Keys::Int8 | Keys::Int4 => key(AccountName::Bigint(i64::from_ne_bytes(bytes(noted)))),
         }
     }
