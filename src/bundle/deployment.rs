@@ -60,9 +60,9 @@ impl Deployment {
 /// Notes that `time` has come.
 pub fn raise_highest(client: &mut SpiClient<'_>, time: Time) -> Result<(), Error> {
     upsert(
-            client,
-            c"deployment",
-            "INSERT INTO entitlements.deployment AS known (highest_seen, system_identifier, database_oid, timeline) VALUES ($1, $2, $3, $4)
+        client,
+        c"deployment",
+        "INSERT INTO entitlements.deployment AS known (highest_seen, system_identifier, database_oid, timeline) VALUES ($1, $2, $3, $4)
          ON CONFLICT (only_row) DO UPDATE SET highest_seen = excluded.highest_seen WHERE known.highest_seen < excluded.highest_seen",
         &[
             timestamp(time).into(),

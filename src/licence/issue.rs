@@ -20,8 +20,7 @@ use crate::pg::error::or_raise;
 use crate::pg::jsonb::JsonbText;
 use crate::pg::session::{Actor, connect_to_change};
 use crate::pg::snapshot::statement_time;
-use crate::pg::subtransaction::upsert;
-use crate::pg::subtransaction::with_fresh_snapshot;
+use crate::pg::subtransaction::{upsert, with_fresh_snapshot};
 use crate::row::present;
 use entitlements_bundle::{Binding, Licence, LicenceRequest, NumericDate, Order, Refusal, authenticate_as};
 use entitlements_model::json::{self, Json, Limits};
@@ -305,14 +304,15 @@ impl Terms {
                 signed.seat.into(),
             ],
         )?;
-        match inserted.is_empty() {
-            false => Ok(()),
-            true => Err(Error::Conflict {
-                message: "this request of the machine was answered before".to_owned(),
-                hint: "A request is answered once: give the machine the licence that answered it, or let it make another request."
-                    .to_owned(),
-            }),
+        if !inserted.is_empty() {
+            return Ok(());
         }
+        Err(Error::Conflict {
+            message: "this request of the machine was answered before".to_owned(),
+            hint:
+                "A request is answered once: give the machine the licence that answered it, or let it make another request."
+                    .to_owned(),
+        })
     }
 
     /// Notes until when a licence that was renewed can be shown, and with which key it was signed before.

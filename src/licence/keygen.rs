@@ -219,9 +219,9 @@ fn note(
         subscription = row.get(3)?;
     }
     upsert(
-            client,
-            c"imported_licences",
-            "INSERT INTO entitlements.imported_licences (source, licence_id, account_id, issued_at, expires_at, imported_at, imported_by)
+        client,
+        c"imported_licences",
+        "INSERT INTO entitlements.imported_licences (source, licence_id, account_id, issued_at, expires_at, imported_at, imported_by)
          VALUES ($1, $2, $3, $4, $5, pg_catalog.now(), $6)
          ON CONFLICT (source, licence_id) DO UPDATE
             SET issued_at = excluded.issued_at, expires_at = excluded.expires_at,

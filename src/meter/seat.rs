@@ -24,8 +24,7 @@ use crate::pg::composite::{Composite, CompositeType, CompositeValue};
 use crate::pg::error::or_raise;
 use crate::pg::session::{connect_to_change, refuse_read_only};
 use crate::pg::snapshot::statement_time;
-use crate::pg::subtransaction::attempt;
-use crate::pg::subtransaction::upsert;
+use crate::pg::subtransaction::{attempt, upsert};
 use crate::row::{present, present_time};
 use entitlements_model::amount::{Allowance, Amount};
 use entitlements_model::catalog::Overage;
@@ -238,9 +237,9 @@ impl<'a> Asked<'a> {
     fn create(&self, account: i64, feature: i32) -> Result<(Seat, Held), Undone> {
         connect_to_change(|client| {
             let inserted = upsert(
-            client,
-            c"seats",
-            "INSERT INTO entitlements.seats (account_id, feature_id, holder, assigned_at, renewed_at, lease, leased_until)
+                client,
+                c"seats",
+                "INSERT INTO entitlements.seats (account_id, feature_id, holder, assigned_at, renewed_at, lease, leased_until)
                  SELECT asked.id, $2, $3, $4, $4, asked.lease, coalesce($4 + asked.lease, 'infinity')
                    FROM (SELECT account.id, coalesce($5, $6 - $4, feature.lease) AS lease
                            FROM entitlements.accounts AS account, entitlements.features AS feature

@@ -1,6 +1,7 @@
 //! The pages of a btree, and the way down to a leaf, which is shorter where the server still has pages where they were last found.
 
 use super::backend::BackendLocal;
+use super::page::{LINE_POINTERS, line_pointers};
 use super::relations::Access;
 use super::scan::{Condition, block_of};
 use super::unguarded::{
@@ -11,7 +12,6 @@ use super::values;
 use pgrx::pg_sys;
 use std::cmp::Ordering;
 use std::ffi::{c_char, c_int};
-use std::mem::offset_of;
 
 const MAIN: pg_sys::ForkNumber::Type = pg_sys::ForkNumber::MAIN_FORKNUM;
 pub(super) const FOR_READING: c_int = pg_sys::BUFFER_LOCK_SHARE as c_int;
@@ -309,12 +309,10 @@ impl BtreePage {
     /// # Safety
     /// The buffer has a page of a btree, pinned and locked.
     unsafe fn of(buffer: pg_sys::Buffer) -> Self {
-        // SAFETY: by contract; line pointers lie between the page's header and pd_lower (bufpage.h).
+        // SAFETY: by contract.
         unsafe {
             let page = pg_sys::BufferGetPage(buffer);
-            let header = &*page.cast::<pg_sys::PageHeaderData>();
-            let bytes = usize::from(header.pd_lower).saturating_sub(offset_of!(pg_sys::PageHeaderData, pd_linp));
-            let end = (bytes / size_of::<pg_sys::ItemIdData>()) as u16 + 1;
+            let end = line_pointers(page).len() as u16 + 1;
             let about = page_end(page);
             let (is_leaf, is_in_use, next) = (about.is_leaf(), about.is_in_use(), about.next);
             Self { page, is_leaf, is_in_use, next, begin: if next == 0 { 1 } else { 2 }, end }
@@ -326,13 +324,13 @@ impl BtreePage {
     ///
     /// # Safety
     /// The buffer has a page of a btree, pinned.
-    unsafe fn expect(buffer: pg_sys::Buffer, end: u16) {
+    unsafe fn fetch_ahead(buffer: pg_sys::Buffer, end: u16) {
         // SAFETY: by contract; nothing is read.
         unsafe {
             let page = pg_sys::BufferGetPage(buffer);
             prefetch(page);
             prefetch(page.add(PageEnd::PLACE));
-            let line_pointers = page.add(offset_of!(pg_sys::PageHeaderData, pd_linp));
+            let line_pointers = page.add(LINE_POINTERS);
             for eighth in 1..8 {
                 prefetch(line_pointers.add(usize::from(end) * eighth / 8 * size_of::<pg_sys::ItemIdData>()));
             }
@@ -609,7 +607,7 @@ unsafe fn descend(index: pg_sys::Relation, table: pg_sys::Relation, wanted: &Wan
                 Way::On(next) => {
                     UnlockReleaseBuffer(buffer);
                     buffer = pin(index, next);
-                    BtreePage::expect(buffer, trail.end);
+                    BtreePage::fetch_ahead(buffer, trail.end);
                     LockBuffer(buffer, FOR_READING);
                 }
                 Way::Lost => {

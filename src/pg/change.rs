@@ -4,6 +4,7 @@
 //! `SELECT … FOR NO KEY UPDATE` and `UPDATE` do it, at a fraction of their cost. The tables that are changed here have no
 //! triggers, no partial indexes and no generated columns, and no column of an index is ever changed.
 
+use super::page::line_pointers;
 use super::relations::Access;
 use super::scan::{MAX_COLUMNS, Place, Row};
 use super::session::sees_what_is_committed;
@@ -139,7 +140,7 @@ pub fn update<const COLUMNS: usize>(
             let command = GetCurrentCommandId(true);
             LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
             let page = pg_sys::BufferGetPage(buffer);
-            let line = *(*page.cast::<pg_sys::PageHeaderData>()).pd_linp.as_ptr().add(usize::from(old.t_self.ip_posid) - 1);
+            let line = line_pointers(page).get(usize::from(old.t_self.ip_posid) - 1)?;
             if line.lp_flags() != pg_sys::LP_NORMAL {
                 return None;
             }

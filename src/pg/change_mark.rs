@@ -8,6 +8,7 @@ use super::backend::BackendLocal;
 use super::btree::page_end;
 use super::callbacks::{CHANGED_HERE, ROLLED_BACK, relations_epoch};
 use super::change::insert_index_entries;
+use super::page::line_pointers;
 use super::relations::{Access, change_mark, oid_of};
 use super::scan::{KEPT, LOCK};
 use super::unguarded::{
@@ -130,14 +131,12 @@ unsafe fn last_leaf(index: pg_sys::Relation) -> pg_sys::Buffer {
 /// `page` is locked, and the last leaf of an index whose first column is a bigint that is not null: so all of its entries are
 /// whole ones, in order, and that column begins behind the entry's header.
 unsafe fn last_key(page: pg_sys::Page) -> Option<u64> {
-    // SAFETY: line pointers lie between the page's header and pd_lower, and point to entries (bufpage.h).
+    // SAFETY: by contract; line pointers point to entries.
     unsafe {
-        let header = &*page.cast::<pg_sys::PageHeaderData>();
-        let entries = usize::from(header.pd_lower).saturating_sub(std::mem::offset_of!(pg_sys::PageHeaderData, pd_linp));
-        let Some(last) = (entries / size_of::<pg_sys::ItemIdData>()).checked_sub(1) else {
+        let Some(last) = line_pointers(page).last() else {
             return (page_end(page).previous == 0).then_some(0);
         };
-        let entry = page.add((*header.pd_linp.as_ptr().add(last)).lp_off() as usize);
+        let entry = page.add(last.lp_off() as usize);
         Some(entry.add(size_of::<pg_sys::IndexTupleData>()).cast::<i64>().read() as u64)
     }
 }

@@ -18,6 +18,7 @@ pub mod jsonb;
 pub mod latch;
 pub mod number;
 pub mod owner;
+mod page;
 mod probe;
 pub mod relations;
 pub mod rows;

@@ -6,6 +6,7 @@
 
 use super::btree::Wanted;
 use super::callbacks::RELATIONS_CHANGED;
+use super::page::line_pointers;
 use super::probe::{Entries, probe};
 use super::relations::{Access, CoveredAccess};
 use super::snapshot::{ActiveSnapshot, is_serializable};
@@ -22,7 +23,6 @@ use entitlements_model::amount::{Allowance, Amount};
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use std::ffi::c_int;
-use std::mem::offset_of;
 use std::ops::ControlFlow;
 
 /// What a query takes to read.
@@ -456,22 +456,17 @@ impl Track {
         snapshot: ActiveSnapshot,
     ) -> Option<pg_sys::HeapTupleData> {
         const MOST_STEPS: usize = 4;
-        // SAFETY: by contract; as heap_hot_search_buffer does it, which begins at roots only. Line pointers lie between the page's
-        // header and pd_lower, and normal ones point to versions (bufpage.h).
+        // SAFETY: by contract; as heap_hot_search_buffer does it, which begins at roots only. Normal line pointers point to
+        // versions.
         unsafe {
             let page = pg_sys::BufferGetPage(buffer);
-            let header = &*page.cast::<pg_sys::PageHeaderData>();
-            let bytes = usize::from(header.pd_lower).saturating_sub(offset_of!(pg_sys::PageHeaderData, pd_linp));
+            let lines = line_pointers(page);
             let mut tuple: pg_sys::HeapTupleData = std::mem::zeroed();
             (tuple.t_tableOid, tuple.t_self) = ((*table).rd_id, self.root.tid);
             tuple.t_self.ip_posid = self.seen;
             let mut written_by = None;
             for _ in 0..MOST_STEPS {
-                let place = usize::from(tuple.t_self.ip_posid).checked_sub(1)?;
-                if place >= bytes / size_of::<pg_sys::ItemIdData>() {
-                    return None;
-                }
-                let line = *header.pd_linp.as_ptr().add(place);
+                let line = lines.get(usize::from(tuple.t_self.ip_posid).checked_sub(1)?)?;
                 if line.lp_flags() != pg_sys::LP_NORMAL {
                     return None;
                 }

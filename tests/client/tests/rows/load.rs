@@ -114,7 +114,8 @@ impl<'a> Load<'a> {
     }
 
     fn is_watched(&self) -> bool {
-        self.samples.lock().expect("nobody failed with it").len() > self.enough_samples()
+        let samples = self.samples.lock().expect("nobody failed with it");
+        samples.len() > self.enough_samples() && samples.contains(&MOST)
     }
 
     fn connect(&self) -> Option<Client> {
@@ -308,6 +309,7 @@ impl<'a> Load<'a> {
         let samples = self.samples.lock().expect("nobody failed with it");
         assert!(samples.len() > self.enough_samples(), "the load was watched: {}", samples.len());
         assert!(samples.iter().all(|rows| *rows <= MOST), "at most {MOST} rows: {samples:?}");
+        assert!(samples.contains(&MOST), "some account had all that it may");
         let (committed, denied) = (self.committed.load(Ordering::Relaxed), self.denied.load(Ordering::Relaxed));
         let administered = self.administered.load(Ordering::Relaxed);
         eprintln!(
