@@ -68,7 +68,7 @@ const { values, positionals } = parseArgs({
 });
 const [file] = positionals;
 if (values.jwks === undefined || values.issuer === undefined || file === undefined) {
-  console.error("usage: verify.js --jwks FILE --issuer NAME [--audience NAME] [--machine DIGEST] [--at SECONDS] FILE");
+  console.error("usage: verify.js --jwks FILE --issuer NAME [--audience NAME] [--machine=DIGEST] [--at SECONDS] FILE");
   process.exit(2);
 }
 try {

@@ -128,6 +128,10 @@ fn what_was_accepted_last_decides() {
     desk.sign();
     let text = desk.succeeds(&desk.verify(AT, &["--last-sequence", "1", "--last-digest", &digest]));
     assert!(text.ends_with("missed  2 bundles between the last one and this\n"), "{text}");
+
+    let like_an_option = format!("-{}", "A".repeat(42));
+    let text = desk.succeeds(&desk.verify(AT, &["--last-sequence", "3", "--last-digest", &like_an_option]));
+    assert!(text.starts_with("accepted: bundle 4 of vendor for site-7\n"), "{text}");
 }
 
 #[test]

@@ -75,12 +75,18 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.strip_prefix("--") {
-            Some(name) => drop(options.insert(name.to_owned(), arguments.next().unwrap_or_default())),
+            Some(option) => {
+                let (name, value) = match option.split_once('=') {
+                    Some((name, value)) => (name, value.to_owned()),
+                    None => (option, arguments.next().unwrap_or_default()),
+                };
+                options.insert(name.to_owned(), value);
+            }
             None => file = Some(argument),
         }
     }
     let (Some(jwks), Some(issuer), Some(file)) = (options.remove("jwks"), options.remove("issuer"), file) else {
-        eprintln!("usage: verify --jwks FILE --issuer NAME [--audience NAME] [--machine DIGEST] [--at SECONDS] FILE");
+        eprintln!("usage: verify --jwks FILE --issuer NAME [--audience NAME] [--machine=DIGEST] [--at SECONDS] FILE");
         return ExitCode::from(2);
     };
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());

@@ -37,7 +37,7 @@ pub struct Verify {
     #[arg(long, value_name = "NUMBER", requires = "last_digest")]
     last_sequence: Option<i64>,
     /// The digest of the bundle or usage report that was accepted last
-    #[arg(long, value_name = "DIGEST", requires = "last_sequence")]
+    #[arg(long, value_name = "DIGEST", requires = "last_sequence", allow_hyphen_values = true)]
     last_digest: Option<Digest>,
     /// The machine that a licence must be for: a file with what tells it from all others
     #[arg(long, value_name = "FILE")]
