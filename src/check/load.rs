@@ -181,6 +181,8 @@ pub struct Reader<'a> {
     pub catalog: &'a mut Catalog,
     pub(super) answers: &'a mut Answers,
     pub(super) vacant: &'a mut Vacant,
+    /// Empty, with room for subscriptions while they are read.
+    pub(super) scratch: &'a mut Vec<Subscription>,
     pub places: &'a mut Places,
     /// When what is in the answers was read last.
     pub(super) read_at: &'a mut Time,
@@ -360,8 +362,8 @@ impl Reader<'_> {
         if self.enforcement.withholds() {
             return self.holder_with_sources(id, since);
         }
-        // Room for one, which is what most accounts have: memory is what limits the memo.
-        let mut subscriptions = Vec::with_capacity(1);
+        // Memory is what limits the memo: what is kept is as large as it has to be.
+        let mut subscriptions = std::mem::take(self.scratch);
         let mut followers = Vec::new();
         let conditions = [
             Condition::Int8Is(subscription_entry::ACCOUNT_ID, id),
@@ -377,7 +379,10 @@ impl Reader<'_> {
             ControlFlow::Continue(())
         });
         self.versions_of(&mut subscriptions, followers);
-        Holder { subscriptions, overrides: self.overrides(id), blocks: self.blocks(id) }
+        let kept = subscriptions.as_slice().into();
+        subscriptions.clear();
+        *self.scratch = subscriptions;
+        Holder { subscriptions: kept, overrides: self.overrides(id), blocks: self.blocks(id) }
     }
 
     /// The same where some of it does not count, which takes a look at who granted it.

@@ -28,8 +28,9 @@ use crate::pg::relations::{self, Relations, change_mark};
 use crate::pg::scan::{Condition, Intent, Order, scan};
 use crate::pg::settings;
 use crate::pg::snapshot::{ActiveSnapshot, News, SnapshotKey, statement_time};
+use crate::pg::whereabouts;
 use entitlements_model::key::FeatureKey;
-use entitlements_model::resolve::{self, Feature};
+use entitlements_model::resolve::{self, Feature, Subscription};
 use entitlements_model::time::Time;
 use entitlements_server::mark::EVERY_ACCOUNT;
 use entitlements_server::name::AccountName;
@@ -84,6 +85,7 @@ pub struct Memo {
     relations: Option<Rc<Relations>>,
     answers: Answers,
     vacant: Vacant,
+    scratch: Vec<Subscription>,
     /// Not bound to a snapshot.
     places: Places,
     /// The time of the newest read. Rows that had ended before it were left out, so it answers no earlier question.
@@ -108,6 +110,7 @@ impl Memo {
             relations: None,
             answers: Answers::default(),
             vacant: Vacant::default(),
+            scratch: Vec::new(),
             places: Places::default(),
             read_at: Time::MIN,
             slots: HashMap::default(),
@@ -209,7 +212,8 @@ impl Memo {
 
     fn make_room(&mut self) {
         let most = settings::memo_size();
-        let in_use = |memo: &Self| memo.size + memo.answers.size() + memo.catalog.size();
+        let whereabouts = whereabouts::size_within(most);
+        let in_use = |memo: &Self| memo.size + memo.answers.size() + memo.catalog.size() + whereabouts;
         if in_use(self) > most {
             self.answers.forget_rows();
             // Almost full of answers it would make room again and again.
@@ -244,6 +248,7 @@ impl Memo {
             catalog: &mut self.catalog,
             answers: &mut self.answers,
             vacant: &mut self.vacant,
+            scratch: &mut self.scratch,
             places: &mut self.places,
             read_at: &mut self.read_at,
             enforcement: &self.enforcement,

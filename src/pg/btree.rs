@@ -4,11 +4,11 @@ use super::backend::BackendLocal;
 use super::page::{LINE_POINTERS, line_pointers};
 use super::relations::Access;
 use super::scan::{Condition, block_of};
-use super::unguarded::{
-    self, BufferGetBlockNumber, LockBuffer, ReadBuffer, ReadRecentBuffer, ReleaseBuffer, TransactionStartedDuringRecovery,
-    UnlockReleaseBuffer, file_of,
-};
+use super::unguarded::{self, LockBuffer, ReleaseBuffer, TransactionStartedDuringRecovery, UnlockReleaseBuffer};
 use super::values;
+use super::visibility::VisibilityMap;
+use super::whereabouts::{Known, pin};
+use entitlements_server::search::{self, Share};
 use pgrx::pg_sys;
 use std::cmp::Ordering;
 use std::ffi::{c_char, c_int};
@@ -139,6 +139,25 @@ impl<'a> Wanted<'a> {
             }
         }
     }
+
+    /// About which share of the entries between two others that part pages come before those that are wanted.
+    ///
+    /// # Safety
+    /// Both are of a page of this index above the leaves, which is locked, and have columns.
+    unsafe fn share_between(&self, lower: pg_sys::IndexTuple, upper: pg_sys::IndexTuple) -> Option<Share> {
+        // SAFETY: as in `compare_first`.
+        unsafe {
+            let (lower, upper) = (values_of(lower), values_of(upper));
+            match self.first {
+                First::Int8(wanted) => Some(Share::between(lower.cast::<i64>().read(), wanted, upper.cast::<i64>().read())),
+                First::Text(wanted) => Some(Share::between_texts(
+                    values::plain_text(pg_sys::Datum::from(lower))?,
+                    wanted,
+                    values::plain_text(pg_sys::Datum::from(upper))?,
+                )),
+            }
+        }
+    }
 }
 
 /// How many columns an entry has that parts two pages, and whether it tells the place of a row as well, which comes after the columns.
@@ -169,34 +188,6 @@ unsafe fn values_of(entry: pg_sys::IndexTuple) -> *const u8 {
     unsafe { entry.cast::<u8>().add(if (*entry).t_info & 0x8000 == 0 { 8 } else { 16 }) }
 }
 
-/// A page of a relation, and in which buffer of the server's it was, so that the server need not look for it.
-#[derive(Clone, Copy)]
-struct Known {
-    block: pg_sys::BlockNumber,
-    buffer: pg_sys::Buffer,
-}
-
-impl Known {
-    const NONE: Self = Self { block: 0, buffer: 0 };
-
-    /// # Safety
-    /// The buffer is pinned.
-    unsafe fn of(buffer: pg_sys::Buffer) -> Self {
-        // SAFETY: by contract.
-        Self { block: unsafe { BufferGetBlockNumber(buffer) }, buffer }
-    }
-
-    /// Pins it, if it is still there.
-    ///
-    /// # Safety
-    /// The relation is open and locked. May raise an error.
-    unsafe fn pin(self, relation: pg_sys::Relation, fork: pg_sys::ForkNumber::Type) -> Option<pg_sys::Buffer> {
-        // SAFETY: by contract. That the buffer has the page is what ReadRecentBuffer makes sure of.
-        let is_there = self.buffer != 0 && unsafe { ReadRecentBuffer(file_of(relation), fork, self.block, self.buffer) };
-        is_there.then_some(self.buffer)
-    }
-}
-
 /// The way that was last taken through an index.
 #[derive(Clone, Copy)]
 pub(super) struct Trail {
@@ -204,11 +195,63 @@ pub(super) struct Trail {
     /// The page from which the way down began.
     root: Known,
     leaf: Known,
-    /// As of the leaf's page.
-    end: u16,
-    /// A page of the table's visibility map.
-    map: Known,
+    /// How often, one after the other, what was wanted was not on the last leaf.
+    missed: u16,
+    /// By level.
+    forms: [PageForm; LEVELS],
+    /// The table's.
+    pub(super) map: VisibilityMap,
 }
+
+/// What pages of one level of an index have in common with their neighbours, about.
+#[derive(Clone, Copy)]
+struct PageForm {
+    /// Places of its entries.
+    places: u16,
+    /// Where on the page the lowest entry begins.
+    upper: u16,
+}
+
+impl PageForm {
+    const UNKNOWN: Self = Self { places: 0, upper: 0 };
+
+    /// # Safety
+    /// The page is locked.
+    unsafe fn of(page: &BtreePage) -> Self {
+        // SAFETY: by contract.
+        let upper = unsafe { (*page.page.cast::<pg_sys::PageHeaderData>()).pd_upper };
+        Self { places: page.end - page.begin, upper }
+    }
+
+    /// Has the parts of such a page that a search looks at brought into the processor's cache, all at once, as far as they can be told
+    /// before it is looked at: from the share of entries that come before what is wanted. Entries are laid down from the end of a page
+    /// in their order, for the most part.
+    ///
+    /// # Safety
+    /// `page` is that of a buffer.
+    unsafe fn fetch(self, page: pg_sys::Page, share: Option<Share>) {
+        const LINE: usize = 64;
+        // SAFETY: by contract; nothing is read.
+        unsafe {
+            prefetch(page);
+            prefetch(page.add(PageEnd::PLACE));
+            let line_pointers = page.add(LINE_POINTERS);
+            let line_pointer = |place: usize| line_pointers.add(place * size_of::<pg_sys::ItemIdData>());
+            let Some(share) = share else {
+                (1..8).for_each(|eighth| prefetch(line_pointer(usize::from(self.places) * eighth / 8)));
+                return;
+            };
+            let place = share.of(self.places);
+            prefetch(line_pointer(usize::from(place)));
+            let filled = PageEnd::PLACE - usize::from(self.upper);
+            let entry = PageEnd::PLACE - filled * usize::from(place + 1) / usize::from(self.places.max(1));
+            (0..4).for_each(|line| prefetch(page.wrapping_add(entry + LINE).wrapping_sub(line * LINE)));
+        }
+    }
+}
+
+/// Levels of pages whose form is remembered, from the leaves on; those above have few pages.
+const LEVELS: usize = 2;
 
 /// The last one through each index: who asks about accounts in their order, or about neighbours, need not descend.
 static TRAILS: BackendLocal<Vec<Trail>> = BackendLocal::new(Vec::new);
@@ -216,7 +259,14 @@ static TRAILS: BackendLocal<Vec<Trail>> = BackendLocal::new(Vec::new);
 impl Trail {
     /// The last one, or none.
     pub(super) fn last_of(index: pg_sys::Oid) -> Self {
-        let nothing = Self { index, root: Known::NONE, leaf: Known::NONE, end: 0, map: Known::NONE };
+        let nothing = Self {
+            index,
+            root: Known::NONE,
+            leaf: Known::NONE,
+            missed: 0,
+            forms: [PageForm::UNKNOWN; LEVELS],
+            map: VisibilityMap::UNKNOWN,
+        };
         TRAILS.with(|known| known.iter().find(|trail| trail.index == index).copied().unwrap_or(nothing))
     }
 
@@ -232,27 +282,6 @@ impl Trail {
                 known.push(self);
             }
         });
-    }
-
-    /// Pins the page of the visibility map that was looked at last; 0 where it is not in memory any more.
-    ///
-    /// # Safety
-    /// The table is open and locked. May raise an error.
-    pub(super) unsafe fn pin_map(&self, table: pg_sys::Relation) -> pg_sys::Buffer {
-        // SAFETY: by contract.
-        unsafe { self.map.pin(table, pg_sys::ForkNumber::VISIBILITYMAP_FORKNUM).unwrap_or(0) }
-    }
-
-    /// Remembers a page of the visibility map, and gives it back.
-    ///
-    /// # Safety
-    /// It is pinned. May raise an error.
-    pub(super) unsafe fn release_map(&mut self, page: pg_sys::Buffer) {
-        // SAFETY: by contract.
-        unsafe {
-            self.map = Known::of(page);
-            ReleaseBuffer(page);
-        }
     }
 
     /// Pins and locks the page from which the way down began, if it is still in memory and the only one of its level.
@@ -273,6 +302,11 @@ impl Trail {
         }
     }
 
+    /// Whether what is wanted may lie on the last leaf. Who asks in no order is seldom in luck.
+    fn is_worth_a_try(&self) -> bool {
+        self.missed < 4 || self.missed.is_multiple_of(16)
+    }
+
     /// Locks the leaf, if it is still in memory and one, and the entries that are wanted begin there, or would.
     ///
     /// # Safety
@@ -284,7 +318,7 @@ impl Trail {
             LockBuffer(buffer, FOR_READING);
             let page = BtreePage::of(buffer);
             if page.is_leaf && page.surrounds(wanted) {
-                return Some(Descent::Leaf(page, page.first_not(|entry| wanted.comes_after(entry))));
+                return Some(Descent::Leaf(page, page.first_not(None, |entry| wanted.comes_after(entry))));
             }
             UnlockReleaseBuffer(buffer);
             None
@@ -296,6 +330,8 @@ impl Trail {
 #[derive(Clone, Copy)]
 struct BtreePage {
     page: pg_sys::Page,
+    /// 0 of leaves.
+    level: u32,
     is_leaf: bool,
     is_in_use: bool,
     /// The page behind it; 0 of the last one.
@@ -314,26 +350,8 @@ impl BtreePage {
             let page = pg_sys::BufferGetPage(buffer);
             let end = line_pointers(page).len() as u16 + 1;
             let about = page_end(page);
-            let (is_leaf, is_in_use, next) = (about.is_leaf(), about.is_in_use(), about.next);
-            Self { page, is_leaf, is_in_use, next, begin: if next == 0 { 1 } else { 2 }, end }
-        }
-    }
-
-    /// Has the parts of a page that a search begins with brought into the processor's cache, all at once, as far as they can be told
-    /// before it is looked at: `end` is that of its neighbour.
-    ///
-    /// # Safety
-    /// The buffer has a page of a btree, pinned.
-    unsafe fn fetch_ahead(buffer: pg_sys::Buffer, end: u16) {
-        // SAFETY: by contract; nothing is read.
-        unsafe {
-            let page = pg_sys::BufferGetPage(buffer);
-            prefetch(page);
-            prefetch(page.add(PageEnd::PLACE));
-            let line_pointers = page.add(LINE_POINTERS);
-            for eighth in 1..8 {
-                prefetch(line_pointers.add(usize::from(end) * eighth / 8 * size_of::<pg_sys::ItemIdData>()));
-            }
+            let (level, is_leaf, is_in_use, next) = (about.level, about.is_leaf(), about.is_in_use(), about.next);
+            Self { page, level, is_leaf, is_in_use, next, begin: if next == 0 { 1 } else { 2 }, end }
         }
     }
 
@@ -351,53 +369,60 @@ impl BtreePage {
         unsafe { self.page.add(self.line_pointer(place).lp_off() as usize).cast() }
     }
 
-    /// The first place whose entry does not come before something, which the entries of a page do in order.
+    /// The first place whose entry does not come before something, which the entries of a page do in order. With a share, this is
+    /// about how many of them do.
     ///
     /// # Safety
     /// The page is locked.
-    unsafe fn first_not(&self, comes_before: impl Fn(pg_sys::IndexTuple) -> bool) -> u16 {
-        let (mut from, mut to) = (self.begin, self.end);
+    unsafe fn first_not(&self, share: Option<Share>, comes_before: impl Fn(pg_sys::IndexTuple) -> bool) -> u16 {
         // SAFETY: by contract; all places between are the page's.
-        unsafe {
-            while from < to {
-                let middle = from + (to - from) / 2;
-                // Either of the two that may be looked at next is on its way from memory while this one is compared.
-                let (lower, upper) = (from + (middle - from) / 2, middle + 1 + (to - middle - 1) / 2);
-                if lower < middle {
-                    prefetch(self.entry(lower).cast());
-                }
-                if upper < to {
-                    prefetch(self.entry(upper).cast());
-                }
-                if comes_before(self.entry(middle)) { from = middle + 1 } else { to = middle }
-            }
-        }
-        from
+        let entry = |place| unsafe { self.entry(place) };
+        search::first_not(
+            self.begin..self.end,
+            share,
+            |place| prefetch(entry(place).cast()),
+            |place| comes_before(entry(place)),
+        )
     }
 
     /// Where what is wanted leads to from here.
     ///
     /// # Safety
     /// The page is locked.
-    unsafe fn way(&self, wanted: &Wanted<'_>) -> Way {
+    unsafe fn way(&self, wanted: &Wanted<'_>, share: Option<Share>) -> Way {
         if !self.is_in_use {
-            return if self.next == 0 { Way::Lost } else { Way::On(self.next) };
+            return if self.next == 0 { Way::Lost } else { Way::Behind(self.next) };
         }
         // SAFETY: by contract. The first entry of a page above the leaves comes before everything. What bounds the page needs to be
         // looked at only where everything on it comes before what is wanted.
         unsafe {
             let at = match self.is_leaf {
-                true => self.first_not(|entry| wanted.comes_after(entry)),
-                false => self.first_not(|entry| wanted.lies_behind(entry)),
+                true => self.first_not(share, |entry| wanted.comes_after(entry)),
+                false => self.first_not(share, |entry| wanted.lies_behind(entry)),
             };
             if at == self.end && self.next != 0 && wanted.lies_behind(self.entry(1)) {
-                return Way::On(self.next);
+                return Way::Behind(self.next);
             }
             match (self.is_leaf, at > self.begin) {
                 (true, _) => Way::Here(at),
-                (false, true) => Way::On(block_of(&(*self.entry(at - 1)).t_tid)),
+                (false, true) => Way::Below(block_of(&(*self.entry(at - 1)).t_tid), self.share_below(wanted, at)),
                 (false, false) => Way::Lost,
             }
+        }
+    }
+
+    /// About which share of the entries below the one before this place come before what is wanted.
+    ///
+    /// # Safety
+    /// The page is one above the leaves, in use and locked, and has an entry before this place.
+    unsafe fn share_below(&self, wanted: &Wanted<'_>, place: u16) -> Option<Share> {
+        // SAFETY: by contract. The first entry has no columns.
+        unsafe {
+            if place - 1 == self.begin || place == self.end && self.next == 0 {
+                return None;
+            }
+            let above = self.entry(if place == self.end { 1 } else { place });
+            wanted.share_between(self.entry(place - 1), above)
         }
     }
 
@@ -486,8 +511,9 @@ pub(super) unsafe fn visit(
 ) -> Option<PinnedLeaves> {
     // SAFETY: by contract; one leaf at a time is locked. Entries move to the right only.
     unsafe {
-        let found = trail.lock_leaf_if_it_has(index, wanted).unwrap_or_else(|| descend(index, table, wanted, trail));
-        let (page, at) = match found {
+        let found = if trail.is_worth_a_try() { trail.lock_leaf_if_it_has(index, wanted) } else { None };
+        trail.missed = if found.is_some() { 0 } else { trail.missed.wrapping_add(1) };
+        let (page, at) = match found.unwrap_or_else(|| descend(index, table, wanted, trail)) {
             Descent::Leaf(page, at) => (page, at),
             Descent::Empty => return Some(PinnedLeaves([0; 2])),
             Descent::Lost => return None,
@@ -496,13 +522,13 @@ pub(super) unsafe fn visit(
         let mut visited = page.visit_entries(at, wanted, &mut keep);
         LockBuffer(trail.leaf.buffer, UNLOCK);
         if let Visited::AllBefore(next) = visited {
-            let buffer = pin(index, next);
+            let buffer = pin(index, next, |page| trail.forms[0].fetch(page, Some(Share::NONE)));
             leaves.0[1] = buffer;
             LockBuffer(buffer, FOR_READING);
             let page = BtreePage::of(buffer);
             if page.is_leaf {
                 visited = page.visit_entries(page.begin, wanted, &mut keep);
-                (trail.leaf, trail.end) = (Known::of(buffer), page.end);
+                (trail.leaf, trail.forms[0]) = (Known::of(buffer), PageForm::of(&page));
             }
             LockBuffer(buffer, UNLOCK);
         }
@@ -525,41 +551,14 @@ fn prefetch(place: *const c_char) {
     let _ = place;
 }
 
-/// Where pages of indexes were, by a hash of index and page.
-static WHEREABOUTS: BackendLocal<Box<[(pg_sys::Oid, Known)]>> =
-    BackendLocal::new(|| vec![(pg_sys::InvalidOid, Known::NONE); MOST_WHEREABOUTS].into());
-
-/// 96 kB.
-const MOST_WHEREABOUTS: usize = 8192;
-
-/// Pins a page that the index has.
-///
-/// # Safety
-/// The index is open and locked. May raise an error.
-unsafe fn pin(index: pg_sys::Relation, block: pg_sys::BlockNumber) -> pg_sys::Buffer {
-    // The golden ratio's bits scatter what is near.
-    const SCATTER: u32 = 0x9E37_79B9;
-    // SAFETY: by contract.
-    unsafe {
-        let oid = (*index).rd_id;
-        let hash = (oid.to_u32().wrapping_mul(SCATTER) ^ block).wrapping_mul(SCATTER);
-        let place = (hash >> (u32::BITS - MOST_WHEREABOUTS.ilog2())) as usize;
-        let (known_index, known) = WHEREABOUTS.with(|all| all[place]);
-        let pinned = if (known_index, known.block) == (oid, block) { known.pin(index, MAIN) } else { None };
-        pinned.unwrap_or_else(|| {
-            let buffer = ReadBuffer(index, block);
-            WHEREABOUTS.with(|all| all[place] = (oid, Known { block, buffer }));
-            buffer
-        })
-    }
-}
-
 /// Where a page leads to.
 enum Way {
     /// The wanted entries begin at this place of it, or would.
     Here(u16),
-    /// They are on this page, or below or behind it.
-    On(pg_sys::BlockNumber),
+    /// They are on this page, or behind it.
+    Behind(pg_sys::BlockNumber),
+    /// They are on this page, a level below, or below or behind it, with about that share of its entries before them.
+    Below(pg_sys::BlockNumber, Option<Share>),
     /// It is not what it has to be.
     Lost,
 }
@@ -597,24 +596,35 @@ unsafe fn descend(index: pg_sys::Relation, table: pg_sys::Relation, wanted: &Wan
             }
         };
         trail.root = Known::of(buffer);
+        let mut share = None;
         loop {
             let page = BtreePage::of(buffer);
-            match page.way(wanted) {
+            let level = page.level as usize;
+            if let Some(form) = trail.forms.get_mut(level) {
+                *form = PageForm::of(&page);
+            }
+            let (next, level) = match page.way(wanted, share) {
                 Way::Here(at) => {
-                    (trail.leaf, trail.end) = (Known::of(buffer), page.end);
+                    trail.leaf = Known::of(buffer);
                     return Descent::Leaf(page, at);
                 }
-                Way::On(next) => {
-                    UnlockReleaseBuffer(buffer);
-                    buffer = pin(index, next);
-                    BtreePage::fetch_ahead(buffer, trail.end);
-                    LockBuffer(buffer, FOR_READING);
+                Way::Behind(next) => {
+                    share = None;
+                    (next, level)
+                }
+                Way::Below(next, share_before) => {
+                    share = share_before;
+                    (next, level.saturating_sub(1))
                 }
                 Way::Lost => {
                     UnlockReleaseBuffer(buffer);
                     return Descent::Lost;
                 }
-            }
+            };
+            UnlockReleaseBuffer(buffer);
+            let form = trail.forms[level.min(LEVELS - 1)];
+            buffer = pin(index, next, |page| form.fetch(page, share));
+            LockBuffer(buffer, FOR_READING);
         }
     }
 }

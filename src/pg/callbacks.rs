@@ -32,12 +32,21 @@ pub fn relations_epoch() -> u64 {
     TIMES_CHANGED.load(Ordering::Relaxed)
 }
 
+/// How often a transaction or a subtransaction has ended in a way that gives locks back.
+static TIMES_UNLOCKED: AtomicU64 = AtomicU64::new(0);
+
+/// A number that another one follows when locks are given back that were taken to be kept.
+pub fn locks_epoch() -> u64 {
+    TIMES_UNLOCKED.load(Ordering::Relaxed)
+}
+
 #[pg_guard]
 unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _argument: *mut std::ffi::c_void) {
     use pg_sys::XactEvent::{XACT_EVENT_PARALLEL_PRE_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE};
     if matches!(event, XACT_EVENT_PRE_COMMIT | XACT_EVENT_PARALLEL_PRE_COMMIT | XACT_EVENT_PRE_PREPARE) {
         return;
     }
+    TIMES_UNLOCKED.fetch_add(1, Ordering::Relaxed);
     session::end();
     if CHANGED_HERE.is_raised() || is_serializable() {
         MEMO_EXPIRED.raise();
@@ -54,6 +63,7 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
 ) {
     match event {
         pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
+            TIMES_UNLOCKED.fetch_add(1, Ordering::Relaxed);
             if CHANGED_HERE.is_raised() {
                 MEMO_EXPIRED.raise();
             }

@@ -34,6 +34,8 @@ pub mod time_zone;
 pub mod trigger;
 mod unguarded;
 pub mod values;
+mod visibility;
+pub mod whereabouts;
 
 /// The number by which the server knows an object.
 pub use pgrx::pg_sys::Oid;

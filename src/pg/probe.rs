@@ -4,11 +4,10 @@
 //! of a first check that is half of the time.
 
 use super::btree::{FOR_READING, Trail, Wanted, visit};
-use super::scan::{MAX_COLUMNS, Place, Row, block_of};
+use super::scan::{MAX_INDEX_COLUMNS, Place, Row, block_of};
 use super::snapshot::ActiveSnapshot;
 use super::unguarded::{
     LockBuffer, ReadBuffer, UnlockReleaseBuffer, heap_hot_search_buffer, heap_page_prune_opt, index_deform_tuple,
-    visibilitymap_get_status,
 };
 use pgrx::pg_sys;
 use std::mem::MaybeUninit;
@@ -78,14 +77,18 @@ impl Entries {
         index: pg_sys::Relation,
         mut visit: impl FnMut(&Row<'_, COLUMNS>) -> ControlFlow<()>,
     ) {
-        let mut values = [pg_sys::Datum::from(0); MAX_COLUMNS];
-        let mut nulls = [false; MAX_COLUMNS];
+        // SAFETY: by contract.
+        let descriptor = unsafe { (*index).rd_att };
+        // SAFETY: as before.
+        assert!(unsafe { (*descriptor).natts } as usize <= MAX_INDEX_COLUMNS, "room for all columns");
+        let mut values = [pg_sys::Datum::from(0); MAX_INDEX_COLUMNS];
+        let mut nulls = [false; MAX_INDEX_COLUMNS];
         let mut next = 0;
         while next < self.used {
             let entry = self.words[next..].as_mut_ptr().cast::<pg_sys::IndexTupleData>();
             // SAFETY: `push` has put an entry of this index there, and the arrays have room for its columns.
             let place = unsafe {
-                index_deform_tuple(entry, (*index).rd_att, values.as_mut_ptr(), nulls.as_mut_ptr());
+                index_deform_tuple(entry, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
                 next += words_of_entry(entry);
                 (*entry).t_tid
             };
@@ -130,19 +133,15 @@ pub(super) unsafe fn probe(
         let leaves = visit(index, table, wanted, &mut trail, |entry| entries.push(entry));
         let Some(leaves) = leaves else { return false };
         count_scan(index);
-        let mut map_page = if entries.used == 0 { 0 } else { trail.pin_map(table) };
         let mut unseen = 0;
         let is_known = entries.retain(|place| {
-            let status = visibilitymap_get_status(table, block_of(&place), &mut map_page);
-            if u32::from(status) & pg_sys::VISIBILITYMAP_ALL_VISIBLE != 0 || is_shown(table, place, snapshot) {
+            if trail.map.shows_all(table, block_of(&place)) || is_shown(table, place, snapshot) {
                 return Some(true);
             }
             unseen += 1;
             (unseen <= MOST_UNSEEN).then_some(false)
         });
-        if map_page != 0 {
-            trail.release_map(map_page);
-        }
+        trail.map.release();
         leaves.release();
         trail.remember();
         is_known

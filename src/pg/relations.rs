@@ -1,10 +1,11 @@
 //! The extension's tables and indexes as the check path reads them: OIDs and column numbers, looked up by name once and again
 //! whenever a relation changes (DROP and CREATE EXTENSION in one backend give new OIDs).
 
-use super::callbacks::{RELATIONS_CHANGED, relations_epoch, watch, watch_all};
-use super::unguarded::{get_namespace_oid, get_relname_relid, index_open};
+use super::callbacks::{RELATIONS_CHANGED, locks_epoch, relations_epoch, watch, watch_all};
+use super::unguarded::{get_namespace_oid, get_relname_relid, index_open, table_open};
 use crate::error::Error;
 use pgrx::pg_sys;
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::rc::Rc;
 
@@ -50,8 +51,50 @@ impl<const COLUMNS: usize> Access<COLUMNS> {
 
 /// A table read through an index that has all the columns asked for, so that the table's own pages need not be looked at.
 /// The numbers are those of the index's columns.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct CoveredAccess<const COLUMNS: usize>(pub(super) Access<COLUMNS>);
+pub struct CoveredAccess<const COLUMNS: usize> {
+    pub(super) access: Access<COLUMNS>,
+    /// Epochs of relations and locks in which table and index were locked.
+    locked_in: Cell<(u64, u64)>,
+}
+
+impl<const COLUMNS: usize> PartialEq for CoveredAccess<COLUMNS> {
+    fn eq(&self, other: &Self) -> bool {
+        self.access == other.access
+    }
+}
+
+impl<const COLUMNS: usize> Eq for CoveredAccess<COLUMNS> {}
+
+impl<const COLUMNS: usize> CoveredAccess<COLUMNS> {
+    fn new(access: Access<COLUMNS>) -> Self {
+        Self { access, locked_in: Cell::new((0, 0)) }
+    }
+
+    /// Opens table and index for reading, locked to the end of the transaction. A lock that is held is not taken again, which spares
+    /// half of the way.
+    ///
+    /// # Safety
+    /// A transaction is there. May raise an error.
+    pub(super) unsafe fn open(&self) -> (pg_sys::Relation, pg_sys::Relation) {
+        // SAFETY: by contract. Locks that were taken here are kept until a transaction ends or a subtransaction is rolled back, which
+        // begins another epoch of locks.
+        unsafe {
+            let now = (relations_epoch(), locks_epoch() + 1);
+            if self.locked_in.get() == now {
+                let table = table_open(self.access.table, pg_sys::NoLock as pg_sys::LOCKMODE);
+                return (table, index_open(self.access.index, pg_sys::NoLock as pg_sys::LOCKMODE));
+            }
+            let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+            let table = table_open(self.access.table, lock);
+            let index = self.access.open_index(lock);
+            // Taking a lock may have told of a change.
+            if relations_epoch() == self.access.epoch {
+                self.locked_in.set(now);
+            }
+            (table, index)
+        }
+    }
+}
 
 /// The columns of a table that are read, each with a constant for its place in `Access::columns`.
 macro_rules! columns {
@@ -240,7 +283,7 @@ macro_rules! relations {
             fn look_up() -> Result<Self, Error> {
                 let mut found = Self {
                     $($name: access($table, $index, $columns::NAMES, false)?,)+
-                    $($entry: CoveredAccess(access($entry_table, $entry_index, $entry_columns::NAMES, true)?),)+
+                    $($entry: CoveredAccess::new(access($entry_table, $entry_index, $entry_columns::NAMES, true)?),)+
                     changes_are_marked: changes_are_marked()?,
                     files: Box::default(),
                 };
@@ -249,7 +292,7 @@ macro_rules! relations {
             }
 
             fn oids(&self) -> impl Iterator<Item = pg_sys::Oid> {
-                [$(self.$name.table, self.$name.index,)+ $(self.$entry.0.table, self.$entry.0.index,)+].into_iter()
+                [$(self.$name.table, self.$name.index,)+ $(self.$entry.access.table, self.$entry.access.index,)+].into_iter()
             }
         }
     };

@@ -211,6 +211,9 @@ impl<const COLUMNS: usize> Row<'_, COLUMNS> {
 /// Most columns a table of the extension has; room for decoding a row without an allocation.
 pub(super) const MAX_COLUMNS: usize = 48;
 
+/// Most columns an index of the extension has.
+pub(super) const MAX_INDEX_COLUMNS: usize = 16;
+
 /// Calls `visit` with each row that satisfies `conditions`, until it breaks.
 pub fn scan<const COLUMNS: usize>(
     access: &Access<COLUMNS>,
@@ -563,11 +566,12 @@ pub(super) fn block_of(place: &pg_sys::ItemPointerData) -> pg_sys::BlockNumber {
 ///
 /// For an account with ten subscriptions that is one place in the index instead of ten all over the table.
 pub fn scan_covered<const COLUMNS: usize>(
-    CoveredAccess(access): &CoveredAccess<COLUMNS>,
+    covered: &CoveredAccess<COLUMNS>,
     conditions: &[Condition<'_>],
     snapshot: ActiveSnapshot,
     mut visit: impl FnMut(&Row<'_, COLUMNS>) -> ControlFlow<()>,
 ) {
+    let access = &covered.access;
     // SAFETY: the sequence of nodeIndexonlyscan.c, for an MVCC snapshot: the tuple of the index is used if the visibility map
     // or the table's tuple says that the snapshot sees it. Keys as in `scan`. The buffer and the slot are given back at the
     // end, on an ERROR by the server's resource owner and memory context.
@@ -575,7 +579,7 @@ pub fn scan_covered<const COLUMNS: usize>(
         let wanted = if is_serializable() { None } else { Wanted::of(access, conditions) };
         let mut entries = Entries::new();
         let (table, index, is_probed) = pg_guard_ffi_boundary(|| {
-            let (table, index) = (table_open(access.table, LOCK), access.open_index(LOCK));
+            let (table, index) = covered.open();
             let is_probed = wanted.is_some_and(|wanted| probe((table, index), &wanted, snapshot, &mut entries));
             (table, index, is_probed)
         });

@@ -8,5 +8,6 @@
 pub mod mark;
 pub mod name;
 pub mod numeric;
+pub mod search;
 pub mod snapshot;
 pub mod sqlstate;
