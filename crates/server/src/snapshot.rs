@@ -45,7 +45,9 @@ pub enum News {
 impl Content {
     /// Whether a snapshot with these bounds, for which these transactions and subtransactions ran, has the same content.
     pub fn is(&self, bounds: Bounds, running: &[u32], running_sub: &[u32]) -> bool {
-        self.bounds == bounds && self.running == running && self.running_sub == running_sub
+        // Processors take a third of a microsecond to compare nothing with nothing where an empty list points: at no memory.
+        let are_same = |own: &[u32], other: &[u32]| own.len() == other.len() && (own.is_empty() || own == other);
+        self.bounds == bounds && are_same(&self.running, running) && are_same(&self.running_sub, running_sub)
     }
 
     /// Takes over the content of a snapshot, given the transaction that the server begins next.
