@@ -82,3 +82,33 @@ fn accounts_are_found_whatever_becomes_of_their_indexes() {
         }
     }
 }
+
+/// On more pages of indexes than a session takes note of at first, most of them asked for in no order.
+const ON_MANY_PAGES: &str = "
+    SET session_replication_role = replica;
+    INSERT INTO entitlements.accounts (key, created_at) SELECT md5(n::text) || repeat('-', 70), now() FROM generate_series(1, 120000) n;
+    INSERT INTO entitlements.subscriptions (id, account_id, plan_id, status, quantity, starts_at, term_starts_at, source, recorded_at, recorded_by)
+        SELECT nextval('entitlements.subscription_ids'), account.id, plan.id, 'active', 1, '2020-01-01', '2020-01-01', 'test', now(), 'test'
+        FROM entitlements.accounts account, entitlements.plans plan WHERE account.id % 2 = 0 AND plan.key = 'team';
+    RESET session_replication_role;
+    VACUUM ANALYZE entitlements.accounts, entitlements.subscriptions";
+
+#[test]
+fn accounts_are_found_on_many_pages() {
+    let _alone = alone();
+    let comparison = Comparison::new();
+    let [mut reader, mut other] = [(); 2].map(|()| comparison.session());
+    ON_MANY_PAGES.split(';').for_each(|statement| other.run(statement));
+    let asked = "SELECT format('%s right, %s granted', count(*) FILTER (WHERE entitlements.entitled(key, 'flag_b') = want), count(*) FILTER (WHERE want))
+        FROM (SELECT key, account_id IS NOT NULL AS want
+              FROM entitlements.accounts LEFT JOIN entitlements.subscriptions ON account_id = accounts.id
+              WHERE accounts.id % 3 = 0 AND length(key) = 102 ORDER BY md5(key) OFFSET 0) in_no_order";
+    for round in ["while they are noted", "when they are known", "where others have taken their places"] {
+        if round == "where others have taken their places" {
+            other.run("VACUUM FULL entitlements.subscriptions");
+            other.run("REINDEX TABLE entitlements.accounts");
+        }
+        other.run("UPDATE entitlements.features SET unit = unit");
+        assert_eq!(reader.value(asked), "40000 right, 20000 granted", "{round}");
+    }
+}
