@@ -26,6 +26,9 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::str::FromStr;
 
+/// Subscriptions for which room is kept from one account to the next.
+const MOST_SCRATCH: usize = 64;
+
 /// More generations of parents than define_account allows: a longer chain of rows was not written by the extension.
 pub const MOST_ANCESTORS: usize = 16;
 
@@ -380,8 +383,10 @@ impl Reader<'_> {
         });
         self.versions_of(&mut subscriptions, followers);
         let kept = subscriptions.as_slice().into();
-        subscriptions.clear();
-        *self.scratch = subscriptions;
+        if subscriptions.capacity() <= MOST_SCRATCH {
+            subscriptions.clear();
+            *self.scratch = subscriptions;
+        }
         Holder { subscriptions: kept, overrides: self.overrides(id), blocks: self.blocks(id) }
     }
 
