@@ -212,7 +212,7 @@ impl Memo {
 
     fn make_room(&mut self) {
         let most = settings::memo_size();
-        let whereabouts = whereabouts::size_within(most);
+        let whereabouts = whereabouts::size();
         let in_use = |memo: &Self| memo.size + memo.answers.size() + memo.catalog.size() + whereabouts;
         if in_use(self) > most {
             self.answers.forget_rows();

@@ -4,16 +4,15 @@ use super::backend::BackendLocal;
 use super::page::{LINE_POINTERS, line_pointers};
 use super::relations::Access;
 use super::scan::{Condition, block_of};
-use super::unguarded::{self, LockBuffer, ReleaseBuffer, TransactionStartedDuringRecovery, UnlockReleaseBuffer};
+use super::unguarded::{self, LockBuffer, ReleaseBuffer, TransactionStartedDuringRecovery, UnlockReleaseBuffer, file_of};
 use super::values;
 use super::visibility::VisibilityMap;
-use super::whereabouts::{Known, pin};
+use super::whereabouts::{Known, MAIN, pin};
 use entitlements_server::search::{self, Share};
 use pgrx::pg_sys;
 use std::cmp::Ordering;
 use std::ffi::{c_char, c_int};
 
-const MAIN: pg_sys::ForkNumber::Type = pg_sys::ForkNumber::MAIN_FORKNUM;
 pub(super) const FOR_READING: c_int = pg_sys::BUFFER_LOCK_SHARE as c_int;
 pub(super) const UNLOCK: c_int = pg_sys::BUFFER_LOCK_UNLOCK as c_int;
 
@@ -291,7 +290,7 @@ impl Trail {
     unsafe fn lock_root(&self, index: pg_sys::Relation) -> Option<pg_sys::Buffer> {
         // SAFETY: looked at under its lock.
         unsafe {
-            let buffer = self.root.pin(index, MAIN)?;
+            let buffer = self.root.pin(file_of(index), MAIN)?;
             LockBuffer(buffer, FOR_READING);
             let about = page_end(pg_sys::BufferGetPage(buffer));
             if about.is_in_use() && about.previous == 0 && about.next == 0 {
@@ -314,7 +313,7 @@ impl Trail {
     unsafe fn lock_leaf_if_it_has(&self, index: pg_sys::Relation, wanted: &Wanted<'_>) -> Option<Descent> {
         // SAFETY: pinned if it is this page of the index's file, then looked at under its lock.
         unsafe {
-            let buffer = self.leaf.pin(index, MAIN)?;
+            let buffer = self.leaf.pin(file_of(index), MAIN)?;
             LockBuffer(buffer, FOR_READING);
             let page = BtreePage::of(buffer);
             if page.is_leaf && page.surrounds(wanted) {
@@ -573,8 +572,7 @@ enum Descent {
 }
 
 /// From the root to a leaf, as _bt_search goes: without holding a page while the next one is read, so that it may have been split
-/// or emptied meanwhile, and what is wanted lies further behind (Lehman and Yao, 1981). `trail` is the way
-/// taken before, and this one afterwards.
+/// or emptied meanwhile, and what is wanted lies further behind (Lehman and Yao, 1981). `trail` is the way taken before, and this one afterwards.
 ///
 /// # Safety
 /// As `visit`.

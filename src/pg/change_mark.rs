@@ -5,16 +5,14 @@
 //! not told by marks but by CHANGED_HERE: then nothing outlives a snapshot.
 
 use super::backend::BackendLocal;
-use super::btree::page_end;
+use super::btree::{FOR_READING, page_end};
 use super::callbacks::{CHANGED_HERE, ROLLED_BACK, relations_epoch};
 use super::change::insert_index_entries;
 use super::page::line_pointers;
 use super::relations::{Access, change_mark, oid_of};
 use super::scan::{KEPT, LOCK};
-use super::unguarded::{
-    self, BufferGetBlockNumber, LockBuffer, ReadRecentBuffer, RelFile, UnlockReleaseBuffer, file_of, index_close,
-    table_close, table_open,
-};
+use super::unguarded::{self, LockBuffer, RelFile, UnlockReleaseBuffer, file_of, index_close, table_close, table_open};
+use super::whereabouts::{Known, MAIN};
 use crate::error::Error;
 use entitlements_server::mark::Marked;
 use pgrx::pg_sys;
@@ -43,8 +41,7 @@ pub fn mark(account: i64) -> Result<(), Error> {
 /// Where the last page of the index of marks is in the server's memory.
 struct LastPage {
     file: RelFile,
-    block: pg_sys::BlockNumber,
-    buffer: pg_sys::Buffer,
+    page: Known,
     /// Relations as they were when it was found.
     epoch: u64,
 }
@@ -77,13 +74,11 @@ impl LastPage {
         // SAFETY: pinned if it is this page, then read under its lock.
         unsafe {
             pg_guard_ffi_boundary(|| {
-                if !ReadRecentBuffer(self.file, pg_sys::ForkNumber::MAIN_FORKNUM, self.block, self.buffer) {
-                    return None;
-                }
-                LockBuffer(self.buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
-                let page = pg_sys::BufferGetPage(self.buffer);
+                let buffer = self.page.pin(self.file, MAIN)?;
+                LockBuffer(buffer, FOR_READING);
+                let page = pg_sys::BufferGetPage(buffer);
                 let last = (page_end(page).is_leaf() && page_end(page).next == 0).then(|| last_key(page));
-                UnlockReleaseBuffer(self.buffer);
+                UnlockReleaseBuffer(buffer);
                 last
             })
         }
@@ -98,10 +93,10 @@ impl LastPage {
                 let buffer = last_leaf(index);
                 let mut found = (None, Some(0));
                 if buffer != 0 {
-                    let block = BufferGetBlockNumber(buffer);
+                    let page = Known::of(buffer);
                     let last = last_key(pg_sys::BufferGetPage(buffer));
                     UnlockReleaseBuffer(buffer);
-                    found = (Some(Self { file: file_of(index), block, buffer, epoch: relations_epoch() }), last);
+                    found = (Some(Self { file: file_of(index), page, epoch: relations_epoch() }), last);
                 }
                 index_close(index, KEPT);
                 table_close(table, KEPT);

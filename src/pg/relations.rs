@@ -2,6 +2,7 @@
 //! whenever a relation changes (DROP and CREATE EXTENSION in one backend give new OIDs).
 
 use super::callbacks::{RELATIONS_CHANGED, locks_epoch, relations_epoch, watch, watch_all};
+use super::scan::{KEPT, LOCK};
 use super::unguarded::{get_namespace_oid, get_relname_relid, index_open, table_open};
 use crate::error::Error;
 use pgrx::pg_sys;
@@ -54,7 +55,7 @@ impl<const COLUMNS: usize> Access<COLUMNS> {
 pub struct CoveredAccess<const COLUMNS: usize> {
     pub(super) access: Access<COLUMNS>,
     /// Epochs of relations and locks in which table and index were locked.
-    locked_in: Cell<(u64, u64)>,
+    locked_in: Cell<Option<(u64, u64)>>,
 }
 
 impl<const COLUMNS: usize> PartialEq for CoveredAccess<COLUMNS> {
@@ -67,7 +68,7 @@ impl<const COLUMNS: usize> Eq for CoveredAccess<COLUMNS> {}
 
 impl<const COLUMNS: usize> CoveredAccess<COLUMNS> {
     fn new(access: Access<COLUMNS>) -> Self {
-        Self { access, locked_in: Cell::new((0, 0)) }
+        Self { access, locked_in: Cell::new(None) }
     }
 
     /// Opens table and index for reading, locked to the end of the transaction. A lock that is held is not taken again, which spares
@@ -79,14 +80,12 @@ impl<const COLUMNS: usize> CoveredAccess<COLUMNS> {
         // SAFETY: by contract. Locks that were taken here are kept until a transaction ends or a subtransaction is rolled back, which
         // begins another epoch of locks.
         unsafe {
-            let now = (relations_epoch(), locks_epoch() + 1);
+            let now = Some((relations_epoch(), locks_epoch()));
             if self.locked_in.get() == now {
-                let table = table_open(self.access.table, pg_sys::NoLock as pg_sys::LOCKMODE);
-                return (table, index_open(self.access.index, pg_sys::NoLock as pg_sys::LOCKMODE));
+                return (table_open(self.access.table, KEPT), index_open(self.access.index, KEPT));
             }
-            let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-            let table = table_open(self.access.table, lock);
-            let index = self.access.open_index(lock);
+            let table = table_open(self.access.table, LOCK);
+            let index = self.access.open_index(LOCK);
             // Taking a lock may have told of a change.
             if relations_epoch() == self.access.epoch {
                 self.locked_in.set(now);

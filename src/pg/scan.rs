@@ -12,13 +12,14 @@ use super::relations::{Access, CoveredAccess};
 use super::snapshot::{ActiveSnapshot, is_serializable};
 use super::unguarded::{
     self, ExecDropSingleTupleTableSlot, HeapTupleSatisfiesVisibility, LockBuffer, PredicateLockPage, ReadBuffer,
-    ReadRecentBuffer, RelationGetNumberOfBlocksInFork, ReleaseBuffer, ScanKeyEntryInitialize,
-    TransactionIdIsCurrentTransactionId, UnlockReleaseBuffer, file_of, heap_deform_tuple, heap_fetch, heap_get_root_tuples,
-    heap_hot_search_buffer, heap_page_prune_opt, index_close, index_deform_tuple, index_endscan, index_fetch_heap,
-    index_getnext_tid, index_rescan, systable_beginscan_ordered, systable_endscan_ordered, table_close, table_open,
-    table_slot_create, visibilitymap_get_status,
+    RelationGetNumberOfBlocksInFork, ReleaseBuffer, ScanKeyEntryInitialize, TransactionIdIsCurrentTransactionId,
+    UnlockReleaseBuffer, file_of, heap_deform_tuple, heap_fetch, heap_get_root_tuples, heap_hot_search_buffer,
+    heap_page_prune_opt, index_close, index_deform_tuple, index_endscan, index_fetch_heap, index_getnext_tid, index_rescan,
+    systable_beginscan_ordered, systable_endscan_ordered, table_close, table_open, table_slot_create,
+    visibilitymap_get_status,
 };
 use super::values;
+use super::whereabouts::{Known, MAIN};
 use entitlements_model::amount::{Allowance, Amount};
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
@@ -28,7 +29,7 @@ use std::ops::ControlFlow;
 /// What a query takes to read.
 pub(super) const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
-/// For closing: the lock stays to the end of the transaction.
+/// For closing, and for opening again: the lock stays to the end of the transaction.
 pub(super) const KEPT: pg_sys::LOCKMODE = pg_sys::NoLock as pg_sys::LOCKMODE;
 
 /// A condition on a leading column of the index; `usize` is the column's place in `Access::columns`.
@@ -93,12 +94,11 @@ impl Place {
     /// # Safety
     /// `table` is the place's, open and locked. May raise an error.
     pub(super) unsafe fn pin(&mut self, table: pg_sys::Relation) -> Option<pg_sys::Buffer> {
-        const FORK: pg_sys::ForkNumber::Type = pg_sys::ForkNumber::MAIN_FORKNUM;
         let block = block_of(&self.tid);
         // SAFETY: by contract; a page that is in memory is in the file.
         unsafe {
-            if self.buffer == 0 || !ReadRecentBuffer(file_of(table), FORK, block, self.buffer) {
-                if block >= RelationGetNumberOfBlocksInFork(table, FORK) {
+            if (Known { block, buffer: self.buffer }).pin(file_of(table), MAIN).is_none() {
+                if block >= RelationGetNumberOfBlocksInFork(table, MAIN) {
                     return None;
                 }
                 self.buffer = ReadBuffer(table, block);

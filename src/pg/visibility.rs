@@ -1,6 +1,6 @@
 //! Which pages of a table everybody sees all of, so that they need not be looked at.
 
-use super::unguarded::{ReleaseBuffer, visibilitymap_get_status};
+use super::unguarded::{ReleaseBuffer, file_of, visibilitymap_get_status};
 use super::whereabouts::Known;
 use pgrx::pg_sys;
 
@@ -32,7 +32,7 @@ impl VisibilityMap {
         // SAFETY: by contract; what is pinned is a page of the map, and the server looks whether it is the right one.
         unsafe {
             if *pinned == 0 {
-                *pinned = known.pin(table, MAP).unwrap_or(0);
+                *pinned = known.pin(file_of(table), MAP).unwrap_or(0);
             }
             let before = *pinned;
             let status = visibilitymap_get_status(table, block, pinned);

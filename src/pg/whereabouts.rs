@@ -2,15 +2,16 @@
 //! their content is on its way to the processor before it is known that they are still there.
 
 use super::backend::BackendLocal;
-use super::unguarded::{BufferGetBlockNumber, ReadBuffer, ReadRecentBuffer, file_of};
+use super::settings;
+use super::unguarded::{BufferGetBlockNumber, ReadBuffer, ReadRecentBuffer, RelFile, file_of};
 use pgrx::pg_sys;
 
-const MAIN: pg_sys::ForkNumber::Type = pg_sys::ForkNumber::MAIN_FORKNUM;
+pub(super) const MAIN: pg_sys::ForkNumber::Type = pg_sys::ForkNumber::MAIN_FORKNUM;
 
 /// A page of a relation, and in which buffer it was.
 #[derive(Clone, Copy)]
 pub(super) struct Known {
-    block: pg_sys::BlockNumber,
+    pub(super) block: pg_sys::BlockNumber,
     pub(super) buffer: pg_sys::Buffer,
 }
 
@@ -27,10 +28,10 @@ impl Known {
     /// Pins it, if it is still there.
     ///
     /// # Safety
-    /// The relation is open and locked. May raise an error.
-    pub(super) unsafe fn pin(self, relation: pg_sys::Relation, fork: pg_sys::ForkNumber::Type) -> Option<pg_sys::Buffer> {
+    /// May raise an error.
+    pub(super) unsafe fn pin(self, file: RelFile, fork: pg_sys::ForkNumber::Type) -> Option<pg_sys::Buffer> {
         // SAFETY: by contract. That the buffer has the page is what ReadRecentBuffer makes sure of.
-        let is_there = self.buffer != 0 && unsafe { ReadRecentBuffer(file_of(relation), fork, self.block, self.buffer) };
+        let is_there = self.buffer != 0 && unsafe { ReadRecentBuffer(file, fork, self.block, self.buffer) };
         is_there.then_some(self.buffer)
     }
 }
@@ -63,8 +64,6 @@ struct Whereabouts {
     hints: Vec<Hint>,
     /// How often one has lost its place to another since there were more of them.
     displaced: usize,
-    /// Most that there may be.
-    most: usize,
 }
 
 /// 8 kB.
@@ -73,10 +72,18 @@ const FEWEST: usize = 2048;
 /// 512 kB: for an index of 1 GB.
 const MOST: usize = 131_072;
 
-static WHEREABOUTS: BackendLocal<Whereabouts> =
-    BackendLocal::new(|| Whereabouts { hints: vec![Hint::NONE; FEWEST], displaced: 0, most: FEWEST });
+static WHEREABOUTS: BackendLocal<Whereabouts> = BackendLocal::new(Whereabouts::new);
+
+/// Most that there may be: an eighth of what the memo may use.
+fn most() -> usize {
+    (settings::memo_size() / 8 / size_of::<Hint>()).clamp(FEWEST, MOST)
+}
 
 impl Whereabouts {
+    fn new() -> Self {
+        Self { hints: vec![Hint::NONE; FEWEST], displaced: 0 }
+    }
+
     fn place_of(&self, hash: u32) -> usize {
         (hash >> (u32::BITS - self.hints.len().ilog2())) as usize
     }
@@ -89,7 +96,7 @@ impl Whereabouts {
         let place = self.place_of(hash);
         let former = std::mem::replace(&mut self.hints[place], Hint::new(hash, buffer));
         self.displaced += usize::from(former != Hint::NONE && former.buffer(hash).is_none());
-        if self.displaced > self.hints.len() / 2 && self.hints.len() < self.most {
+        if self.displaced > self.hints.len() / 2 && self.hints.len() * 2 <= most() {
             // The next bit of the hash decides: one of two places is the right one.
             self.hints = self.hints.iter().flat_map(|hint| [*hint; 2]).collect();
             self.displaced = 0;
@@ -103,12 +110,11 @@ fn hash_of(index: pg_sys::Oid, block: pg_sys::BlockNumber) -> u32 {
     (index.to_u32().wrapping_mul(SCATTER) ^ block).wrapping_mul(SCATTER)
 }
 
-/// Bytes that are in use, which are not more than an eighth of these.
-pub fn size_within(bytes: usize) -> usize {
+/// Bytes that are in use, which are not more than an eighth of `entitlements.memo_size`, or 8 kB.
+pub fn size() -> usize {
     WHEREABOUTS.with(|all| {
-        all.most = (bytes / 8 / size_of::<Hint>()).clamp(FEWEST, MOST);
-        if all.hints.len() > all.most {
-            all.hints = vec![Hint::NONE; FEWEST];
+        if all.hints.len() > most() {
+            *all = Whereabouts::new();
         }
         size_of_val(&*all.hints)
     })
@@ -128,7 +134,7 @@ pub(super) unsafe fn pin(
         let hash = hash_of((*index).rd_id, block);
         let pinned = WHEREABOUTS.with(|all| all.of(hash)).and_then(|buffer| {
             fetch(pg_sys::BufferGetPage(buffer));
-            Known { block, buffer }.pin(index, MAIN)
+            Known { block, buffer }.pin(file_of(index), MAIN)
         });
         pinned.unwrap_or_else(|| {
             let buffer = ReadBuffer(index, block);

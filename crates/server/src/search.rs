@@ -15,10 +15,7 @@ impl Share {
 
     /// How far a number lies on the way from one to another.
     pub fn between(lower: i64, number: i64, upper: i64) -> Self {
-        Self::of_way(number.saturating_sub(lower), upper.saturating_sub(lower))
-    }
-
-    fn of_way(way: i64, whole: i64) -> Self {
+        let (way, whole) = (number.saturating_sub(lower), upper.saturating_sub(lower));
         Self((way as f64 / whole.max(1) as f64).clamp(0.0, 1.0))
     }
 
